@@ -1,0 +1,1 @@
+"""Kernels of premask: the fused masked loss."""

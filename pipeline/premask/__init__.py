@@ -1,0 +1,1 @@
+"""premask: chat data for supervised fine-tuning, prepared once, offline."""

@@ -1,0 +1,67 @@
+"""Named dtypes, the ignore index, and `Examples`: the flat arrays that flow from masking to the shards."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORE_INDEX = -100
+"""The label of every token that is not trained (PyTorch's and Hugging Face's convention)."""
+
+Int32Array: TypeAlias = NDArray[np.int32]
+Int64Array: TypeAlias = NDArray[np.int64]
+Float32Array: TypeAlias = NDArray[np.float32]
+BoolArray: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """N examples with T tokens and S trained spans, flat.
+
+    Example n holds `ids[offsets[n]:offsets[n + 1]]`; its trained spans are
+    `spans[span_offsets[n]:span_offsets[n + 1]]`, half-open token ranges counted from the example's first token,
+    in order, disjoint, never empty, never holding token 0.
+    """
+
+    ids: Int32Array
+    """`[T]` token ids."""
+
+    offsets: Int64Array
+    """`[N + 1]` first token of every example."""
+
+    spans: Int32Array
+    """`[S, 2]` start and end of every trained span, relative to its example."""
+
+    span_offsets: Int64Array
+    """`[N + 1]` first span of every example."""
+
+    span_weights: Float32Array
+    """`[S]` loss weight of every span; 1.0 where none was stated, never 0."""
+
+    rows: Int64Array
+    """`[N]` source row of every example, counted within its partition."""
+
+    turns: Int32Array
+    """`[N]` number of assistant turns in the example."""
+
+    source_turns: Int32Array
+    """`[N]` which assistant turn of its conversation an example was made for; -1 where it holds them all."""
+
+    digests: NDArray[np.uint8]
+    """`[N, 16]` hash of every example's conversation."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> Int32Array:
+        """`[N]` int32, tokens of every example."""
+        return np.diff(self.offsets).astype(np.int32)
+
+    @property
+    def supervised(self) -> Int32Array:
+        """`[N]` int32, trained tokens of every example."""
+        sizes = np.zeros(len(self.spans) + 1, np.int64)
+        np.cumsum(self.spans[:, 1] - self.spans[:, 0], out=sizes[1:])
+        return np.diff(sizes[self.span_offsets]).astype(np.int32)

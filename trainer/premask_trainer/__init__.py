@@ -1,0 +1,1 @@
+"""The thin QLoRA trainer of premask, which streams prepared shards."""

@@ -1,0 +1,169 @@
+"""The command line: options in, exit code out. Whatever is heavy is imported inside the command that needs it.
+
+Exit codes: 0 done; 1 the data or the dataset is at fault; 2 the call is wrong; 3 the machine failed; 70 a bug in
+premask; 130 interrupted (Ctrl-C); 143 ended by SIGTERM. Results go to standard output, all else to standard error.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+INTERRUPTED = 128 + signal.SIGINT
+SUMMARY = ("rows", "kept", "rejected", "splits", "max_length", "seconds")
+"""What is shown to people of the summary that `prepare` returns; `--json` prints all of it."""
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+def main() -> NoReturn:
+    """The `premask` command."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; errors are printed, not raised."""
+    try:
+        premask.main(list(arguments), prog_name="premask", standalone_mode=False)
+    except click.ClickException as error:
+        return _report(_worded(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return _report("interrupted; run the same command again to go on where it stopped", INTERRUPTED)
+    except Exception as error:
+        from premask.run.items import explain
+
+        understood = explain(error)
+        return _report(str(understood), understood.exit_code)
+    return 0
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)  # unwinds: workers are ended, locks and temporary files go
+
+
+def _worded(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return error.format_message() + (f"\nSee `{context.command_path} --help`." if context else "")
+
+
+def _report(message: str, code: int) -> int:
+    if os.environ.get("PREMASK_DEBUG") == "1" and code != INTERRUPTED:
+        traceback.print_exc()
+    elif code == 70:
+        message += " PREMASK_DEBUG=1 shows where it happened."
+    click.echo("premask: error: " + message.replace("\n", "\n  "), err=True)
+    return code
+
+
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from premask import __version__
+
+        click.echo(f"premask {__version__}")
+        context.exit()
+
+
+class _PrepareCommand(click.Command):
+    """`prepare`, whose help ends with the options of the recipe, taken from the recipe itself."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from premask.recipe import Recipe
+
+        with formatter.section("Recipe options, for --set and the keys of a recipe file"):
+            formatter.write_dl([(name, _described(field)) for name, field in Recipe.model_fields.items()])
+
+
+def _described(field: Any) -> str:
+    choices = [str(choice) for choice in getattr(field.annotation, "__args__", ()) if isinstance(choice, str)]
+    default = f" [default: {field.default}]" if field.default or field.default == 0 else ""
+    return (f"{'|'.join(choices)}: " if choices else "") + (field.description or "").replace("\n", " ") + default
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}, no_args_is_help=False)
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
+)
+def premask() -> None:
+    """Prepare chat data for supervised fine-tuning: rendered, tokenized, masked per turn, packed into Arrow shards."""
+
+
+@premask.command(cls=_PrepareCommand, short_help="Prepare sources once, for any trainer to stream.")
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.option("--tokenizer", metavar="DIR|ORG/NAME", help="The model's tokenizer.")
+@click.option("--out", required=True, type=FOLDER, help="Folder to write the prepared dataset to.")
+@click.option("--recipe", "file", type=click.Path(path_type=Path), metavar="FILE.yaml", help="Options from a file.")
+@click.option("--template", metavar="NAME|FILE", help="Chat template, instead of the tokenizer's own.")
+@click.option("--max-length", type=int, metavar="N", help="Length of a pack in tokens.")
+@click.option("--limit", type=int, metavar="N", help="Only the first N rows of every source.")
+@click.option("--format", metavar="FORMAT", help="auto, messages, sharegpt, alpaca or prompt-completion.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes; by default one per usable core.")
+@click.option("--set", "sets", multiple=True, metavar="OPTION=VALUE", help="Any recipe option; may be repeated.")
+@click.option("--fresh", is_flag=True, help="Begin anew instead of going on where an earlier run stopped.")
+@click.option("--strict", is_flag=True, help="Fail (exit code 1) when any source row is rejected.")
+@click.option("--keep-stage", is_flag=True, help="Keep the stage files of phase 1.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+def prepare(
+    out: Path,
+    file: Path | None,
+    workers: int | None,
+    sets: tuple[str, ...],
+    fresh: bool,
+    strict: bool,
+    keep_stage: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Prepare SOURCES (JSON or JSON Lines files of conversations) once, for any trainer to stream."""
+    from premask.prepare import prepare
+    from premask.recipe import recipe_from
+    from premask.run.local import usable_cores
+    from premask.show.progress import progress_for
+
+    recipe = recipe_from(options, file, sets)
+    with contextlib.closing(progress_for(silent=quiet or as_json)) as progress:
+        summary = prepare(
+            recipe,
+            out,
+            workers=workers or usable_cores(),
+            fresh=fresh,
+            strict=strict,
+            keep_stage=keep_stage,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps(summary, sort_keys=True))
+    elif not quiet:
+        from rich.console import Console
+
+        from premask.show.summary import summary as table
+
+        Console().print(table(**{key: summary[key] for key in SUMMARY}))
+
+
+@premask.command(short_help="Show the tokens of prepared packs, trained and masked.")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--split", default="train", show_default=True, help="Split to look into.")
+@click.option("--pack", type=click.IntRange(min=0), metavar="N", help="Show pack N.")
+@click.option("--source-row", type=click.IntRange(min=0), metavar="N", help="Show what became of source row N.")
+@click.option("--tokenizer", metavar="DIR|ORG/NAME", help="Where the dataset's tokenizer is now, if it has moved.")
+@click.option("--no-color", is_flag=True, help="Brackets instead of colours; also when NO_COLOR is set.")
+def view(
+    folder: Path, split: str, pack: int | None, source_row: int | None, tokenizer: str | None, no_color: bool
+) -> None:
+    """Show the tokens of prepared packs: which are trained, which are masked, where examples begin."""
+    if pack is not None and source_row is not None:
+        raise click.UsageError("--pack and --source-row exclude each other: give one of them")
+    from premask.show.dataset import show
+
+    show(folder, split=split, pack=pack, source_row=source_row, tokenizer=tokenizer, color=not no_color)

@@ -1,0 +1,192 @@
+"""Text to ids: the reference encoder, and where every token lies in its text.
+
+Positions are counted in UTF-8 bytes. For tokenizers that are lossless by their components (byte-level BPE, no normalizer, no
+prefix) the bytes of the ids are the bytes of the text, so the positions are the running sum of a table of lengths, and the sums
+must meet the text's length. For byte-level tokenizers with a normalizer every row's bytes are compared; a row that differs, and
+every row of any other tokenizer, takes the offsets that `tokenizers` reports.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+from tokenizers import Tokenizer
+
+from premask.dtypes import BoolArray, Int32Array, Int64Array
+
+BATCH = 500
+"""Texts encoded at a time: live encodings are heavy, and larger batches were not faster."""
+
+AUDIT_EVERY = 1000
+"""One row in so many is compared byte by byte also where the lengths alone are proof enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """N texts as T tokens, flat."""
+
+    ids: Int32Array
+    """`[T]` token ids."""
+    offsets: Int64Array
+    """`[N + 1]` first token of every text."""
+    starts: Int32Array
+    """`[T]` first byte of every token in its text."""
+    ends: Int32Array
+    """`[T]` byte behind every token in its text."""
+    by_offsets: int
+    """Texts whose positions come from the tokenizer's offsets."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddedToken:
+    """A token that the tokenizer finds in a text before anything else."""
+
+    id: int
+    content: str
+    special: bool
+
+
+class Encoder:
+    """A tokenizer, loaded from the bytes of its `tokenizer.json`; never adds special tokens of its own."""
+
+    def __init__(self, tokenizer_json: bytes) -> None:
+        self._spec: dict[str, Any] = orjson.loads(tokenizer_json)
+        self._spec["truncation"] = self._spec["padding"] = None
+        self.added = [AddedToken(t["id"], t["content"], t["special"]) for t in self._spec.get("added_tokens", [])]
+        self._tokenizer = self._load(self._spec)
+        self.byte_level, self.lossless = _byte_level(self._spec), _lossless(self._spec)
+        self.vocabulary_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @staticmethod
+    def _load(spec: dict[str, Any]) -> Tokenizer:
+        return Tokenizer.from_str(orjson.dumps(spec).decode())
+
+    @functools.cached_property
+    def token_bytes(self) -> list[bytes]:
+        """The bytes of every id; empty where it has none of its own. Byte-level tokenizers only."""
+        to_byte = _byte_alphabet()
+        table = [b""] * self.vocabulary_size
+        for token, i in self._tokenizer.get_vocab(with_added_tokens=False).items():
+            if all(c in to_byte for c in token):
+                table[i] = bytes(to_byte[c] for c in token)
+        for added in self.added:
+            table[added.id] = added.content.encode()
+        return table
+
+    @functools.cached_property
+    def byte_lengths(self) -> Int32Array:
+        """`[V]` int32, bytes of every id."""
+        return np.array([len(b) for b in self.token_bytes], np.int32)
+
+    def renamed(self, names: Mapping[str, str]) -> "Encoder":
+        """The same tokenizer, finding other texts in place of some added tokens (their ids may differ)."""
+        added = [{**t, "content": names.get(t["content"], t["content"])} for t in self._spec["added_tokens"]]
+        return Encoder(orjson.dumps({**self._spec, "added_tokens": added}))
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    def encode(self, texts: Sequence[str]) -> Encoded:
+        """Encode texts. Nothing is added, cut or padded."""
+        parts, lengths = [], np.zeros(len(texts) + 1, np.int64)
+        for first in range(0, len(texts), BATCH):
+            batch = self._tokenizer.encode_batch_fast(list(texts[first : first + BATCH]), add_special_tokens=False)
+            for n, encoding in enumerate(batch, first + 1):
+                ids = np.array(encoding.ids, np.int32)
+                parts.append(ids)
+                lengths[n] = len(ids)
+        ids = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        return self.locate(texts, ids, np.cumsum(lengths))
+
+    def locate(self, texts: Sequence[str], ids: Int32Array, offsets: Int64Array) -> Encoded:
+        """Where the tokens `ids` lie in `texts`."""
+        if not self.byte_level:
+            starts, ends = np.zeros(len(ids), np.int32), np.zeros(len(ids), np.int32)
+            differing = np.ones(len(texts), bool)
+        else:
+            starts, ends = _running(self.byte_lengths[ids], offsets)
+            differing = self._differing(texts, ids, offsets, ends)
+        for row in np.flatnonzero(differing):
+            a, b = offsets[row], offsets[row + 1]
+            starts[a:b], ends[a:b] = self._by_offsets(texts[row], ids[a:b])
+        return Encoded(ids, offsets, starts, ends, int(differing.sum()))
+
+    def _differing(self, texts: Sequence[str], ids: Int32Array, offsets: Int64Array, ends: Int32Array) -> BoolArray:
+        """Rows whose ids do not spell their text, byte for byte."""
+        table = self.token_bytes
+        differing = np.zeros(len(texts), bool)
+        for row, text in enumerate(texts):
+            a, b = offsets[row], offsets[row + 1]
+            spelt = ends[b - 1] if b > a else 0
+            if spelt != (len(text) if text.isascii() else len(text.encode())):
+                differing[row] = True
+            elif not self.lossless or row % AUDIT_EVERY == 0:
+                differing[row] = b"".join([table[i] for i in ids[a:b].tolist()]) != text.encode()
+        return differing
+
+    def _by_offsets(self, text: str, ids: Int32Array) -> tuple[Int32Array, Int32Array]:
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        if encoding.ids != ids.tolist():
+            raise AssertionError("bug in premask: offsets were asked for ids that are not the tokenizer's own")
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        to_bytes = np.zeros(len(text) + 1, np.int32)
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        np.cumsum(1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF), out=to_bytes[1:])
+        return to_bytes[offsets[:, 0]], to_bytes[offsets[:, 1]]
+
+    def spell(self, ids: Sequence[int]) -> bytes:
+        """The bytes of some ids, for showing them."""
+        if self.byte_level:
+            return b"".join(self.token_bytes[i] for i in ids)
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False)).encode()
+
+
+def _running(lengths: Int32Array, offsets: Int64Array) -> tuple[Int32Array, Int32Array]:
+    """Starts and ends `[T]` of tokens of the given byte lengths, counted from the start of each text."""
+    total = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=total[1:])
+    base = np.repeat(total[offsets[:-1]], np.diff(offsets))
+    return (total[:-1] - base).astype(np.int32), (total[1:] - base).astype(np.int32)
+
+
+def _components(spec: Any) -> list[dict[str, Any]]:
+    if spec is None:
+        return []
+    parts = spec.get("pretokenizers") or spec.get("normalizers") or spec.get("decoders")
+    return [c for p in parts for c in _components(p)] if parts is not None else [spec]
+
+
+def _byte_level(spec: dict[str, Any]) -> bool:
+    """Whether every id stands for bytes of the (normalized) text, and nothing else is added to it."""
+    pre = _components(spec.get("pre_tokenizer"))
+    levels = [c for c in pre if c["type"] == "ByteLevel"]
+    flags = ("lstrip", "rstrip", "single_word")
+    plain = not any(t.get(f) for t in spec.get("added_tokens", []) for f in flags)
+    model = spec["model"]
+    affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
+    return model.get("type", "BPE") == "BPE" and len(levels) == 1 and not levels[0]["add_prefix_space"] and plain and not affixes
+
+
+def _lossless(spec: dict[str, Any]) -> bool:
+    """Whether a text always comes back from its ids, by the tokenizer's components."""
+    splits = {"ByteLevel", "Split", "Digits", "Whitespace", "Punctuation"}
+    removing = any(
+        c["type"] == "Split" and c["behavior"] == "Removed" and not c.get("invert") for c in _components(spec["pre_tokenizer"])
+    )
+    known = all(c["type"] in splits - {"Whitespace"} for c in _components(spec.get("pre_tokenizer")))
+    return _byte_level(spec) and not _components(spec.get("normalizer")) and known and not removing
+
+
+@functools.cache
+def _byte_alphabet() -> dict[str, int]:
+    """GPT-2's alphabet: the printable character that stands for every byte
+    (https://github.com/openai/gpt-2/blob/master/src/encoder.py).
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}

@@ -1,0 +1,115 @@
+"""The choices of a recipe, applied to the turns of one path: which of their pieces are trained."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from premask.dtypes import BoolArray, Int64Array
+from premask.mask.turns import Part, Stretch, Turns
+
+
+class Choices(Protocol):
+    """The options of a recipe that decide what is trained (`recipe.Recipe` has them)."""
+
+    @property
+    def train_on(self) -> Literal["all", "last", "none"]: ...
+    @property
+    def terminator(self) -> Literal["all", "last", "none"]: ...
+    @property
+    def reasoning(self) -> Literal["train", "mask"]: ...
+    @property
+    def tool_calls(self) -> Literal["train", "mask"]: ...
+    @property
+    def straddle(self) -> Literal["mask", "train"]: ...
+    @property
+    def control_tokens(self) -> Literal["escape", "reject", "allow"]: ...
+    @property
+    def mask(self) -> Literal["sampled", "generation"]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """What masking needs of one path through a template. Pieces are counted as the path's leaf has them."""
+
+    starts: Int64Array
+    """`[s]` first piece of every span that may be trained."""
+    ends: Int64Array
+    """`[s]` piece behind."""
+    messages: Int64Array
+    """`[s]` the message it belongs to."""
+    default: BoolArray
+    """`[s]` whether it is trained where the message itself does not say."""
+    turn_starts: Int64Array
+    """`[t]` first piece of every stretch that the model emits, trained or not."""
+    turn_ends: Int64Array
+    """`[t]` piece behind."""
+    control_pieces: Int64Array
+    """`[c]` pieces in which the template writes a control token."""
+    control_bytes: Int64Array
+    """`[c]` where in its piece."""
+    control_texts: list[str]
+    """The tokens themselves, `c` of them."""
+    messages_count: int
+    turns: int
+    """Assistant messages in the conversation."""
+    unterminated: int
+    """Turns that end without a token to learn."""
+
+
+def choose(turns: Turns, roles: list[str], choices: Choices) -> Path:
+    """The spans of one path under the choices of a recipe."""
+    assistants = [i for i, role in enumerate(roles) if role == "assistant"]
+    last = assistants[-1] if assistants else -1
+    if choices.mask == "generation":
+        spans = [(start, end, _message_at(turns, start, last)) for start, end in turns.generation]
+    else:
+        spans = _merged([s for s in turns.stretches if _chosen(s, last, choices)])
+    merged = _merged(turns.stretches)
+    starts, ends, messages = (np.array(column, np.int64) for column in zip(*spans, strict=True)) if spans else [_none()] * 3
+    default = {"all": messages >= 0, "last": messages == last, "none": messages < 0}[choices.train_on]
+    return Path(
+        starts=starts,
+        ends=ends,
+        messages=messages,
+        default=default,
+        turn_starts=np.array([s for s, _, _ in merged], np.int64),
+        turn_ends=np.array([e for _, e, _ in merged], np.int64),
+        control_pieces=np.array([p for p, _, _ in turns.controls], np.int64),
+        control_bytes=np.array([b for _, b, _ in turns.controls], np.int64),
+        control_texts=[text for _, _, text in turns.controls],
+        messages_count=len(roles),
+        turns=len(assistants),
+        unterminated=turns.unterminated,
+    )
+
+
+def _none() -> Int64Array:
+    return np.zeros(0, np.int64)
+
+
+def _chosen(stretch: Stretch, last: int, choices: Choices) -> bool:
+    if stretch.part is Part.TERMINATOR:
+        return choices.terminator == "all" or (choices.terminator == "last" and stretch.message == last)
+    if stretch.part is Part.REASONING:
+        return choices.reasoning == "train"
+    if stretch.part is Part.TOOL_CALLS:
+        return choices.tool_calls == "train"
+    return True
+
+
+def _merged(stretches: list[Stretch]) -> list[tuple[int, int, int]]:
+    """Neighbouring stretches of one message as one, so that no token is cut between two trained parts."""
+    merged: list[tuple[int, int, int]] = []
+    for s in stretches:
+        if merged and merged[-1][1] == s.start and merged[-1][2] == s.message:
+            merged[-1] = (merged[-1][0], s.end, s.message)
+        else:
+            merged.append((s.start, s.end, s.message))
+    return merged
+
+
+def _message_at(turns: Turns, piece: int, last: int) -> int:
+    """The turn around a piece, for regions that the template marks itself."""
+    following = [s.message for s in turns.stretches if s.end > piece]
+    return following[0] if following else last

@@ -1,0 +1,270 @@
+"""Conversations in, masked examples out: rendering, encoding and masking of one batch.
+
+    conversations -> Program (text, spans of pieces) -> Encoder (ids, bytes of every token)
+                  -> control tokens where none are due? encode those rows again, escaped
+                  -> spans of bytes -> spans of tokens -> proof -> Examples
+
+Everything behind the rendering works on the batch's flat arrays. A row that cannot be proven is rejected; its neighbours never
+notice.
+"""
+
+import datetime
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from premask.dtypes import Examples, Float32Array, Int32Array, Int64Array
+from premask.encode.encoder import Encoded, Encoder
+from premask.encode.escape import Escaper
+from premask.mask.choices import Choices, Path, choose
+from premask.mask.controls import Places, Vocabulary, unexpected
+from premask.mask.spans import ByteSpans, TokenSpans, to_tokens
+from premask.mask.turns import find_turns
+from premask.read import Conversation
+from premask.render.program import Failure, Group, Program, Rendered, Rendering
+from premask.render.values import TStr
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A masked batch."""
+
+    examples: Examples
+    """The rows that are kept, in order; `rows` counts within the batch."""
+    failures: dict[int, Failure]
+    """Why any other row is not."""
+    counts: Counter[str]
+    """What happened on the way: straddling tokens, escaped rows and the like."""
+
+
+class Masker:
+    """A chat template, a tokenizer and the choices of a recipe, ready for batches of conversations."""
+
+    def __init__(
+        self,
+        template: str,
+        variables: Mapping[str, Any],
+        date: datetime.date,
+        encoder: Encoder,
+        vocabulary: Vocabulary,
+        choices: Choices,
+    ) -> None:
+        self.encoder = encoder
+        self.vocabulary = vocabulary
+        self.choices = choices
+        self.program: Program[Path] = Program(template, variables, date, self._analyse)
+        size = encoder.vocabulary_size
+        self._controls = vocabulary.ids(size)
+        self._tags = Vocabulary({}, vocabulary.tags, frozenset()).ids(size)
+        self._escaper = Escaper(encoder, [*vocabulary.controls, *vocabulary.tags])
+
+    def _analyse(self, rendering: Rendering) -> tuple[list[str | TStr], Path]:
+        pieces, turns = find_turns(rendering, self.vocabulary)
+        return pieces, choose(turns, [m["role"] for m in rendering.conversation.messages], self.choices)
+
+    def mask(self, conversations: Sequence[Conversation]) -> Masked:
+        """Render, encode and mask a batch."""
+        counts: Counter[str] = Counter()
+        rendered = self.program.render(conversations)
+        failures = dict(rendered.failures)
+        encoded = self.encoder.encode(rendered.texts)
+        columns = _Columns(rendered)
+        if self.choices.control_tokens != "allow":
+            encoded = self._escaped(rendered, encoded, columns, failures, counts)
+        spans, weights = columns.spans(conversations)
+        tokens = to_tokens(encoded, columns.sizes, spans, self.choices.straddle)
+        examples = _examples(conversations, encoded, spans, tokens, weights, columns, failures)
+        self._count(encoded, tokens, columns, counts)
+        return Masked(examples, failures, counts)
+
+    def _escaped(
+        self,
+        rendered: Rendered[Path],
+        encoded: Encoded,
+        columns: "_Columns",
+        failures: dict[int, Failure],
+        counts: Counter[str],
+    ) -> Encoded:
+        """Encode again the rows whose messages spell control tokens."""
+        due, texts = columns.controls()
+        stretches, ends = columns.turns()
+        hit = np.flatnonzero(unexpected(encoded, due, stretches, ends, self._controls, self._tags))
+        again: dict[int, tuple[Int32Array, Int32Array, Int32Array]] = {}
+        for row in map(int, hit):
+            if row in failures:
+                continue
+            if self.choices.control_tokens == "reject":
+                failures[row] = Failure("control_token", "expected messages without control tokens, found one spelt out")
+                continue
+            text = rendered.texts[row]
+            first, last = np.searchsorted(due.rows, (row, row + 1))
+            own = [(int(due.starts[i]), texts[i]) for i in range(first, last)]
+            within = (np.searchsorted(stretches.rows, row), np.searchsorted(stretches.rows, row + 1))
+            turns = [(int(stretches.starts[i]), int(ends[i])) for i in range(*within)]
+            result = self._escaper.encode(text, self._with_tags(text, own, turns))
+            if result is None:
+                failures[row] = Failure("control_token", "a message spells a control token and holds a private character")
+            else:
+                again[row] = result
+        counts["escaped_rows"] += len(again)
+        return _replaced(encoded, again)
+
+    def _with_tags(
+        self, text: str, own: list[tuple[int, str]], turns: list[tuple[int, int]]
+    ) -> list[tuple[int, str]]:
+        """The template's own control tokens, and the tags that the assistant's text holds between them."""
+        raw = text.encode()
+        tags = Vocabulary({}, self.vocabulary.tags, frozenset())
+        taken = {start for start, _ in own}
+        found = list(own)
+        for start, end in turns:
+            stretch = raw[start:end].decode()
+            for at, tag in tags.find_all(stretch):
+                place = start + len(stretch[:at].encode())
+                if place not in taken:
+                    found.append((place, tag))
+        return sorted(found)
+
+    def _count(self, encoded: Encoded, tokens: TokenSpans, columns: "_Columns", counts: Counter[str]) -> None:
+        counts["straddle_start"] += int(tokens.cut_at_start.sum())
+        counts["straddle_end"] += int(tokens.cut_at_end.sum())
+        counts["unterminated_turns"] += columns.unterminated
+        counts["rows_by_offsets"] += encoded.by_offsets
+
+
+class _Columns:
+    """The byte positions of a rendered batch, group by group."""
+
+    def __init__(self, rendered: Rendered[Path]) -> None:
+        self.groups = rendered.groups
+        self.borders = [_borders(g.lengths) for g in self.groups]
+        self.sizes = np.zeros(len(rendered.texts), np.int64)
+        self.turn_counts = np.zeros(len(rendered.texts), np.int32)
+        self.unterminated = 0
+        for group, borders in zip(self.groups, self.borders, strict=True):
+            self.sizes[group.rows] = borders[:, -1]
+            self.turn_counts[group.rows] = group.analysis.turns
+            self.unterminated += group.analysis.unterminated * len(group.rows)
+
+    def controls(self) -> tuple[Places, list[str]]:
+        """Where the template itself writes control tokens, and which."""
+        rows = [np.repeat(g.rows, len(g.analysis.control_pieces)) for g in self.groups]
+        starts = [
+            (b[:, g.analysis.control_pieces] + g.analysis.control_bytes).ravel()
+            for g, b in zip(self.groups, self.borders, strict=True)
+        ]
+        texts = [text for g in self.groups for _ in g.rows for text in g.analysis.control_texts]
+        all_rows, all_starts = _joined(rows), _joined(starts)
+        order = np.argsort(all_rows, kind="stable")
+        return Places(all_rows[order], all_starts[order]), [texts[i] for i in order]
+
+    def turns(self) -> tuple[Places, Int64Array]:
+        """The stretches that the model emits: their places and ends."""
+        rows = [np.repeat(g.rows, len(g.analysis.turn_starts)) for g in self.groups]
+        pairs = list(zip(self.groups, self.borders, strict=True))
+        starts = _joined([b[:, g.analysis.turn_starts].ravel() for g, b in pairs])
+        ends = _joined([b[:, g.analysis.turn_ends].ravel() for g, b in pairs])
+        all_rows = _joined(rows)
+        order = np.argsort(all_rows, kind="stable")
+        return Places(all_rows[order], starts[order]), ends[order]
+
+    def spans(self, conversations: Sequence[Conversation]) -> tuple[ByteSpans, Float32Array]:
+        """The trained spans of every row with their weights; spans of weight 0 are left out."""
+        rows, starts, ends, messages, weights = [], [], [], [], []
+        for group, borders in zip(self.groups, self.borders, strict=True):
+            path = group.analysis
+            rows.append(np.repeat(group.rows, len(path.starts)))
+            starts.append(borders[:, path.starts].ravel())
+            ends.append(borders[:, path.ends].ravel())
+            messages.append(np.tile(path.messages, len(group.rows)))
+            weights.append(_weights(group, conversations).ravel())
+        all_rows, weight = _joined(rows), np.concatenate([np.zeros(0, np.float32), *weights])
+        order = np.argsort(all_rows, kind="stable")
+        order = order[weight[order] != 0]
+        spans = ByteSpans(
+            all_rows[order], _joined(starts)[order], _joined(ends)[order], _joined(messages)[order].astype(np.int32)
+        )
+        return spans, weight[order]
+
+
+def _borders(lengths: Int32Array) -> Int64Array:
+    """`[n, p + 1]` where every piece starts, from the lengths `[n, p]`."""
+    borders = np.zeros((lengths.shape[0], lengths.shape[1] + 1), np.int64)
+    np.cumsum(lengths, axis=1, out=borders[:, 1:])
+    return borders
+
+
+def _weights(group: Group[Path], conversations: Sequence[Conversation]) -> Float32Array:
+    """`[n, s]` float32, the weight of every span of a group: the message's own, or the recipe's default."""
+    path = group.analysis
+    weights = np.tile(path.default.astype(np.float32), (len(group.rows), 1))
+    for n, row in enumerate(group.rows):
+        stated = conversations[row].weights
+        if stated is not None:
+            own = np.array([np.nan if w is None else w for w in stated], np.float32)[path.messages]
+            weights[n] = np.where(np.isnan(own), weights[n], own)
+    return weights
+
+
+def _joined(arrays: Sequence[Int64Array]) -> Int64Array:
+    return np.concatenate([np.zeros(0, np.int64), *arrays])
+
+
+def _replaced(encoded: Encoded, again: dict[int, tuple[Int32Array, Int32Array, Int32Array]]) -> Encoded:
+    """`encoded` with some rows encoded anew."""
+    if not again:
+        return encoded
+    rows = len(encoded.offsets) - 1
+    columns: list[list[Int32Array]] = [[], [], []]
+    done = 0
+    for row in [*sorted(again), rows]:
+        a, b = encoded.offsets[done], encoded.offsets[row]
+        for column, old, new in zip(
+            columns, (encoded.ids, encoded.starts, encoded.ends), again.get(row, ()) or ((),) * 3, strict=True
+        ):
+            column += [old[a:b], np.asarray(new, np.int32)]
+        done = row + 1
+    lengths = np.diff(encoded.offsets)
+    for row, (ids, _, _) in again.items():
+        lengths[row] = len(ids)
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    ids, starts, ends = (np.concatenate(column) for column in columns)
+    return Encoded(ids, offsets, starts, ends, encoded.by_offsets)
+
+
+def _examples(
+    conversations: Sequence[Conversation],
+    encoded: Encoded,
+    spans: ByteSpans,
+    tokens: TokenSpans,
+    weights: Float32Array,
+    columns: _Columns,
+    failures: dict[int, Failure],
+) -> Examples:
+    """The rows with something to train; rows without are added to `failures`."""
+    first = encoded.offsets[spans.rows]
+    starts = np.maximum(tokens.starts, first + 1)  # nothing predicts an example's first token
+    filled = tokens.ends > starts
+    per_row = np.bincount(spans.rows[filled], minlength=len(conversations))
+    for row in np.flatnonzero(per_row == 0):
+        failures.setdefault(int(row), Failure("nothing_to_train", "expected a token to train, found none under this recipe"))
+    kept = np.array([row for row in range(len(conversations)) if row not in failures], np.int64)
+    of_kept = np.isin(spans.rows, kept) & filled
+    relative = np.stack([starts - first, tokens.ends - first], axis=1)[of_kept].astype(np.int32)
+    lengths = np.diff(encoded.offsets)[kept]
+    ids = [encoded.ids[encoded.offsets[row] : encoded.offsets[row + 1]] for row in kept]
+    digests = b"".join(conversations[row].digest() for row in kept)
+    return Examples(
+        ids=np.concatenate([np.zeros(0, np.int32), *ids]),
+        offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+        spans=relative,
+        span_offsets=np.concatenate(([0], np.cumsum(per_row[kept]))).astype(np.int64),
+        span_weights=weights[of_kept],
+        rows=kept,
+        turns=columns.turn_counts[kept],
+        source_turns=np.full(len(kept), -1, np.int32),
+        digests=np.frombuffer(digests, np.uint8).reshape(len(kept), 16),
+    )

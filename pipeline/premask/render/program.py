@@ -1,0 +1,225 @@
+"""A chat template as a program that grows by tracing: path by path, as the data asks for it.
+
+For each shape of conversations there is a decision tree. Its inner nodes are questions that the template asked, its
+leaves are fills: rows of pieces, literals and derivations. A conversation whose answers lead to a leaf is rendered by
+joining the leaf's pieces; any other is traced once, checked against Jinja's own rendering, and becomes a new leaf. This is
+exact because a template is deterministic in what it can observe, and all of that is a question (`values.py`).
+
+The idea is a tracing compiler in the small; compare the guards and side exits of trace-based just-in-time compilers
+(https://doi.org/10.1145/1542476.1542528).
+"""
+
+import datetime
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import jinja2
+import numpy as np
+
+from premask.dtypes import Int32Array, Int64Array
+from premask.read import Conversation
+from premask.render.environment import compile_template
+from premask.render.expression import Expr, compile_expressions
+from premask.render.shape import Path, field_paths, flatten
+from premask.render.tracing import Piece, TracingEnvironment
+from premask.render.values import Recorder, TStr, Untraceable, expression
+
+MAX_LEAVES = 10_000
+"""Paths kept in memory; conversations of further paths are traced each for itself."""
+
+AUDIT_EVERY = 1000
+"""One row in so many that were rendered by a fill is also rendered by Jinja and compared."""
+
+A = TypeVar("A")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a conversation has no rendering."""
+
+    reason: str
+    detail: str
+
+
+class Unproven(Exception):
+    """Raised by an analysis: this rendering's origin or turns are not certain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """One traced rendering, as an analysis sees it. Questions asked of its pieces become part of the path."""
+
+    conversation: Conversation
+    pieces: list[Piece]
+    paths: list[Path]
+    """Where every field stands."""
+    prompt: Callable[[int], list[Piece] | None]
+    """The first n messages rendered with the generation prompt; None where the template refuses them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf(Generic[A]):
+    """One path through the template."""
+
+    fill: Callable[[Sequence[Any]], tuple[str, ...]]
+    """From a conversation's fields to its pieces."""
+    analysis: A
+
+
+@dataclass(slots=True)
+class _Node(Generic[A]):
+    question: Expr | None = None
+    ask: Callable[[Sequence[Any]], tuple[Any, ...]] | None = None
+    branches: dict[Any, "_Node[A]"] = field(default_factory=dict)
+    leaf: Leaf[A] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group(Generic[A]):
+    """The conversations of a batch that took one path: pieces in columns."""
+
+    analysis: A
+    rows: Int64Array
+    """`[n]` places in the batch."""
+    lengths: Int32Array
+    """`[n, p]` UTF-8 bytes of every piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered(Generic[A]):
+    """A rendered batch."""
+
+    texts: list[str]
+    """One text a conversation, empty where it failed."""
+    groups: list[Group[A]]
+    failures: dict[int, Failure]
+
+
+class Program(Generic[A]):
+    """A chat template with the paths that the data has asked for so far.
+
+    `analyse` turns a rendering into the pieces of a leaf (the rendering's own, cut where it likes) and whatever it
+    knows of them; it may ask questions of traced pieces, and it may raise Unproven.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        variables: Mapping[str, Any],
+        date: datetime.date,
+        analyse: Callable[[Rendering], tuple[list["str | TStr"], A]],
+    ) -> None:
+        self.variables = {"documents": None, "tools": None, "add_generation_prompt": False, **variables}
+        self.plain = compile_template(source, date)
+        self.traced = TracingEnvironment(date).compile_traced(source)
+        self.analyse = analyse
+        self.trees: dict[Hashable, _Node[A]] = {}
+        self.leaves = 0
+        self.rendered = 0
+
+    def render(self, conversations: Sequence[Conversation]) -> Rendered[A]:
+        """Render a batch; conversations of one path come out as one group."""
+        texts = [""] * len(conversations)
+        failures: dict[int, Failure] = {}
+        found: dict[int, tuple[Leaf[A], list[int], list[list[int]]]] = {}
+        for row, conversation in enumerate(conversations):
+            key, fields = flatten(conversation)
+            leaf = self._find(key, fields) or self._learn(conversation, key, fields)
+            if isinstance(leaf, Failure):
+                failures[row] = leaf
+                continue
+            pieces = leaf.fill(fields)
+            text = texts[row] = "".join(pieces)
+            self.rendered += 1
+            if self.rendered % AUDIT_EVERY == 0 and text != self.render_plain(conversation):
+                raise AssertionError("bug in premask: a traced rendering differs from Jinja's")
+            lengths = list(map(len, pieces)) if text.isascii() else [len(p.encode()) for p in pieces]
+            _, rows, matrix = found.setdefault(id(leaf), (leaf, [], []))
+            rows.append(row)
+            matrix.append(lengths)
+        groups = [
+            Group(leaf.analysis, np.array(rows, np.int64), np.array(matrix, np.int32).reshape(len(rows), -1))
+            for leaf, rows, matrix in found.values()
+        ]
+        return Rendered(texts, groups, failures)
+
+    def render_plain(self, conversation: Conversation, **variables: Any) -> str:
+        """One conversation as Jinja renders it. Raises what the template raises."""
+        return self.plain.render(
+            **{
+                **self.variables,
+                **variables,
+                **conversation.template_args,
+                "messages": conversation.messages,
+                "tools": conversation.tools,
+            }
+        )
+
+    def _find(self, key: Hashable, fields: list[Any]) -> Leaf[A] | None:
+        node = self.trees.get(key)
+        while node is not None and node.ask is not None:
+            node = node.branches.get(node.ask(fields)[0])
+        return node.leaf if node is not None else None
+
+    def _learn(self, conversation: Conversation, key: Hashable, fields: list[Any]) -> "Leaf[A] | Failure":
+        try:
+            text = self.render_plain(conversation)
+        except Exception as error:
+            return Failure("template_error", _said(error))
+        try:
+            recorder = Recorder(recording=True)
+            leaf = self._trace(conversation, recorder, text)
+            if self.leaves < MAX_LEAVES:
+                self._insert(key, recorder, leaf)
+            return leaf
+        except Untraceable:
+            pass  # good for this conversation alone, if at all
+        except Unproven as error:
+            return Failure("mask_unproven", str(error))
+        try:
+            return self._trace(conversation, Recorder(recording=False), text)
+        except Untraceable as error:
+            return Failure("mask_unproven", f"the origin of the text is lost by what the template does: {error}")
+        except Unproven as error:
+            return Failure("mask_unproven", str(error))
+
+    def _trace(self, conversation: Conversation, recorder: Recorder, text: str) -> Leaf[A]:
+        try:
+            trace = self.traced.render(recorder, conversation, self.variables)
+        except Exception as error:
+            raise Unproven(f"the template cannot be followed: {_said(error)}") from error
+        if trace.text != text:
+            raise Unproven("the traced rendering differs from Jinja's: please report this template")
+
+        def prompt(messages: int) -> list[Piece] | None:
+            beginning = Conversation(
+                messages=conversation.messages[:messages],
+                tools=conversation.tools,
+                template_args=conversation.template_args,
+                weights=None,
+            )
+            try:
+                return self.traced.render(recorder, beginning, {**self.variables, "add_generation_prompt": True}).pieces
+            except Exception:
+                return None
+
+        rendering = Rendering(conversation, trace.pieces, field_paths(conversation), prompt)
+        pieces, analysis = self.analyse(rendering)
+        return Leaf(compile_expressions([expression(p) for p in pieces]), analysis)
+
+    def _insert(self, key: Hashable, recorder: Recorder, leaf: Leaf[A]) -> None:
+        node = self.trees.setdefault(key, _Node())
+        for question, answer in recorder.guards.items():
+            if node.ask is None:
+                node.question, node.ask = question, compile_expressions([question])
+            if node.question != question:
+                raise AssertionError("bug in premask: a template asked different questions on one path")
+            node = node.branches.setdefault(answer, _Node())
+        node.leaf = leaf
+        self.leaves += 1
+
+
+def _said(error: Exception) -> str:
+    name = "" if isinstance(error, jinja2.TemplateError) else f"{type(error).__name__}: "
+    return f"{name}{error}"

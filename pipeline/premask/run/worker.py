@@ -1,0 +1,77 @@
+"""The worker's side of the local executor: `python -m premask.run.worker FD DRIVER`.
+
+FD is the worker's end of a socket pair, DRIVER the process that holds the other end. A worker receives an item,
+performs it, sends `("done", result)` or `("failed", error)`, and so on until the driver hangs up. It never outlives its
+driver: an idle worker reads the end of the socket, and a busy one looks twice a second whether its parent is there.
+"""
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import NoReturn
+
+from premask.errors import PremaskError
+from premask.run.items import InternalError, WorkItem, explain
+
+GRACE = 2.0
+"""Seconds between being asked to end and being killed; enough to remove a temporary file."""
+
+
+def serve(connection: Connection) -> None:
+    """Perform items until the driver hangs up."""
+    with suppress(EOFError, OSError):
+        while True:
+            item: WorkItem = connection.recv()
+            connection.send_bytes(ending(item))
+
+
+def ending(item: WorkItem) -> bytes:
+    """What came of `item`, pickled: `("done", result)` or `("failed", PremaskError)`."""
+    try:
+        result = item.perform()
+    except PremaskError as error:
+        return _pickled_error(error)
+    try:
+        return pickle.dumps(("done", result), pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        return _pickled_error(explain(error, f"{item.name}: its result cannot be sent to the driver: "))
+
+
+def _pickled_error(error: PremaskError) -> bytes:
+    try:
+        sent = pickle.dumps(("failed", error), pickle.HIGHEST_PROTOCOL)
+        pickle.loads(sent)  # noqa: S301 - our own bytes: an exception can pickle and yet fail to come back
+    except Exception:
+        sent = pickle.dumps(("failed", InternalError(f"{type(error).__name__}: {error}")), pickle.HIGHEST_PROTOCOL)
+    return sent
+
+
+def _end(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)  # unwinds: what is half written is removed
+
+
+def _leave_with(driver: int) -> NoReturn:
+    while os.getppid() == driver:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
+
+
+def main() -> None:
+    """Serve the driver named on the command line."""
+    descriptor, driver = map(int, sys.argv[1:])
+    os.set_inheritable(descriptor, False)
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_leave_with, args=(driver,), daemon=True).start()
+    serve(Connection(descriptor))
+
+
+if __name__ == "__main__":
+    main()

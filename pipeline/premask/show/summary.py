@@ -1,0 +1,59 @@
+"""The closing summary of a preparation: counts in, a small table for people out. No disk, no state."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+class SplitCounts(TypedDict):
+    """What one split holds."""
+
+    examples: int
+    packs: int
+    tokens: int
+    supervised: int
+
+
+def summary(
+    *,
+    rows: int,
+    kept: int,
+    rejected: Mapping[str, int],
+    splits: Mapping[str, SplitCounts],
+    max_length: int,
+    seconds: float,
+) -> "Table":
+    """A table of two columns: source rows in, kept and rejected by reason; then tokens, packs and fill of every split.
+
+    `fill` is the share of the packs' `max_length` that holds tokens. Print it with any rich console; it has no borders,
+    so it reads the same in a log.
+    """
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim")
+    table.add_row("source rows", f"{rows:,}", "", style="bold")
+    table.add_row("  kept", f"{kept:,}", _share(kept, rows))
+    if lost := sum(rejected.values()):
+        table.add_row("  rejected", f"{lost:,}", _share(lost, rows), style="yellow")
+    for reason, count in sorted(rejected.items(), key=lambda item: (-item[1], item[0])):
+        table.add_row(f"    {reason}", f"{count:,}", _share(count, rows))
+    for name, counts in splits.items():
+        table.add_row(name, "", "", style="bold")
+        table.add_row("  examples", f"{counts['examples']:,}", "")
+        table.add_row("  tokens", f"{counts['tokens']:,}", "")
+        table.add_row("  trained", f"{counts['supervised']:,}", _share(counts["supervised"], counts["tokens"]))
+        fill = _share(counts["tokens"], counts["packs"] * max_length)
+        table.add_row("  packs", f"{counts['packs']:,}", f"of {max_length:,} tokens, {fill} full" if fill else "")
+    tokens = sum(counts["tokens"] for counts in splits.values())
+    speed = f"{tokens / seconds:,.0f} tokens/s" if seconds > 0 else ""
+    table.add_row("seconds", f"{seconds:,.1f}", speed, style="bold")
+    return table
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f} %" if whole else ""

@@ -1,0 +1,61 @@
+"""Arrow list columns over numpy arrays and back, without a copy either way."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+def list_column(offsets: NDArray[np.int64], values: NDArray[Any] | pa.Array) -> pa.Array:
+    """List column over `values`, row n being `values[offsets[n]:offsets[n + 1]]`; 32-bit offsets, so values < 2**31."""
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), column_of(values))
+
+
+def large_list_column(offsets: NDArray[np.int64], values: NDArray[Any] | pa.Array) -> pa.Array:
+    """large_list column over `values`, row n being `values[offsets[n]:offsets[n + 1]]`."""
+    return pa.LargeListArray.from_arrays(pa.array(offsets), column_of(values))
+
+
+def pair_column(pairs: NDArray[Any]) -> pa.Array:
+    """fixed_size_list<2> column over `pairs` `[N, 2]`."""
+    return pa.FixedSizeListArray.from_arrays(column_of(pairs.reshape(-1)), 2)
+
+
+def bytes_column(rows: NDArray[np.uint8]) -> pa.Array:
+    """fixed_size_binary[W] column over `rows` `[N, W]`."""
+    buffer = pa.py_buffer(np.ascontiguousarray(rows))
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(rows.shape[1]), len(rows), [None, buffer])
+
+
+def offsets_of(column: pa.Array) -> NDArray[Any]:
+    """First value of every list of the column, and the end of the last: `[N + 1]`, read-only."""
+    return view(column.offsets)
+
+
+def values_of(column: pa.Array) -> NDArray[Any]:
+    """All values of a (large) list column, flat, read-only."""
+    return view(column.values)
+
+
+def pairs_of(column: pa.Array) -> NDArray[Any]:
+    """All pairs of a (large) list column of fixed_size_list<2>: `[N, 2]`, read-only."""
+    return view(column.values.values).reshape(-1, 2)
+
+
+def bytes_of(column: pa.Array) -> NDArray[np.uint8]:
+    """The rows of a fixed_size_binary[W] column: `[N, W]`, read-only."""
+    width = column.type.byte_width
+    data = np.frombuffer(column.buffers()[1], np.uint8)
+    return data[column.offset * width : (column.offset + len(column)) * width].reshape(-1, width)
+
+
+def view(column: pa.Array) -> NDArray[Any]:
+    """A column of numbers as a read-only numpy view."""
+    array: NDArray[Any] = column.to_numpy(zero_copy_only=True)
+    return array
+
+
+def column_of(values: NDArray[Any] | pa.Array) -> pa.Array:
+    """A column of numbers over `values` `[N]`; a column as it is."""
+    return values if isinstance(values, pa.Array) else pa.array(values)

@@ -1,0 +1,167 @@
+"""Stage files: what phase 1 leaves of one partition, an Arrow IPC file of examples, one record batch for each batch.
+
+Read through a memory map: the columns that the plan needs (length, supervised, turns, digest ...) lie in buffers of
+their own, so reading them never touches the ids. A stage file is temporary, hence not flushed to the disk: its receipt
+carries its checksum, and a torn one is made again.
+"""
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from premask.dtypes import Examples, Float32Array, Int32Array, Int64Array
+from premask.errors import DataError
+from premask.store.atomic import Written, atomic_write
+from premask.store.lists import (
+    bytes_column,
+    bytes_of,
+    column_of,
+    large_list_column,
+    offsets_of,
+    pair_column,
+    pairs_of,
+    values_of,
+    view,
+)
+
+DIGEST_BYTES = 16
+
+STAGE_SCHEMA = pa.schema(
+    {
+        "input_ids": pa.large_list(pa.int32()),
+        "spans": pa.large_list(pa.list_(pa.int32(), 2)),
+        "span_weights": pa.large_list(pa.float32()),
+        "row": pa.int64(),
+        "turns": pa.int32(),
+        "source_turn": pa.int32(),
+        "length": pa.int32(),
+        "supervised": pa.int32(),
+        "digest": pa.binary(DIGEST_BYTES),
+    }
+)
+
+
+def write_stage(path: Path, batches: Iterable[Examples]) -> Written:
+    """Write the batches, in order, as they come; one at a time is held."""
+    with atomic_write(path, durable=False) as file, pa.ipc.new_file(file, STAGE_SCHEMA) as writer:
+        for examples in batches:
+            writer.write_batch(_to_batch(examples))
+    return file.written(path)
+
+
+def read_stage(path: Path) -> "Stage":
+    """Memory-map a stage file. DataError where it is missing, cut short, or none."""
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{path}: expected a whole stage file, found: {error}; run again to rebuild it") from error
+    if reader.schema != STAGE_SCHEMA:
+        raise DataError(
+            f"{path}: expected a stage file of this version, found the columns {reader.schema.names};"
+            " run again with --fresh"
+        )
+    return Stage(path, batches)
+
+
+class Stage:
+    """The N examples of one partition, memory-mapped."""
+
+    def __init__(self, path: Path, batches: list[pa.RecordBatch]) -> None:
+        self.path = path
+        self._batches = batches
+        self._ends = np.cumsum([len(batch) for batch in batches], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def lengths(self) -> Int32Array:
+        """`[N]` tokens of every example."""
+        return self._column("length", np.int32)
+
+    @property
+    def supervised(self) -> Int32Array:
+        """`[N]` trained tokens of every example."""
+        return self._column("supervised", np.int32)
+
+    @property
+    def turns(self) -> Int32Array:
+        """`[N]` assistant turns of every example."""
+        return self._column("turns", np.int32)
+
+    @property
+    def source_turns(self) -> Int32Array:
+        """`[N]` which turn every example was made for; -1 where it holds them all."""
+        return self._column("source_turn", np.int32)
+
+    @property
+    def rows(self) -> Int64Array:
+        """`[N]` source row of every example, counted within the partition."""
+        return self._column("row", np.int64)
+
+    @property
+    def digests(self) -> NDArray[np.uint8]:
+        """`[N, 16]` hash of every example's conversation."""
+        parts = [bytes_of(batch.column("digest")) for batch in self._batches]
+        return np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *parts])
+
+    @property
+    def weighted(self) -> bool:
+        """Whether any span has a weight other than 1."""
+        return any(bool((values_of(batch.column("span_weights")) != 1).any()) for batch in self._batches)
+
+    @cached_property
+    def batches(self) -> list[Examples]:
+        """The batches as they were written, as read-only views."""
+        return [_to_examples(batch) for batch in self._batches]
+
+    def locate(self, index: Int32Array) -> tuple[Int64Array, Int64Array]:
+        """Batch and place within it of the examples `index` `[E]`. DataError for an index that is not there."""
+        if len(index) and not 0 <= index.min() <= index.max() < len(self):
+            raise DataError(
+                f"{self.path}: expected example {index.max()}, found {len(self)} examples;"
+                " the plan belongs to another run: run again with --fresh"
+            )
+        batch = np.searchsorted(self._ends, index, side="right")
+        starts = np.concatenate([[0], self._ends])
+        return batch, index - starts[batch]
+
+    def _column(self, name: str, dtype: type[np.generic]) -> NDArray[Any]:
+        return np.concatenate([np.zeros(0, dtype), *(view(batch.column(name)) for batch in self._batches)])
+
+
+def _to_batch(examples: Examples) -> pa.RecordBatch:
+    columns: list[NDArray[Any] | pa.Array] = [
+        large_list_column(examples.offsets, examples.ids),
+        large_list_column(examples.span_offsets, pair_column(examples.spans)),
+        large_list_column(examples.span_offsets, examples.span_weights),
+        examples.rows,
+        examples.turns,
+        examples.source_turns,
+        examples.lengths,
+        examples.supervised,
+        bytes_column(examples.digests),
+    ]
+    return pa.RecordBatch.from_arrays([column_of(column) for column in columns], schema=STAGE_SCHEMA)
+
+
+def _to_examples(batch: pa.RecordBatch) -> Examples:
+    spans = batch.column("spans")
+    weights: Float32Array = values_of(batch.column("span_weights"))
+    return Examples(
+        ids=values_of(batch.column("input_ids")),
+        offsets=offsets_of(batch.column("input_ids")),
+        spans=pairs_of(spans),
+        span_offsets=offsets_of(spans),
+        span_weights=weights,
+        rows=view(batch.column("row")),
+        turns=view(batch.column("turns")),
+        source_turns=view(batch.column("source_turn")),
+        digests=bytes_of(batch.column("digest")),
+    )

@@ -1,0 +1,76 @@
+"""Progress: nothing, now and then a line, or a bar."""
+
+import io
+import time
+
+import pytest
+from premask.show.progress import BarProgress, LineProgress, Progress, SilentProgress, progress_for
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def work(progress: Progress) -> None:
+    progress.phase("read [1]", 1000)
+    for _ in range(1000):
+        progress.advance()
+    progress.note("a [bold] note")
+    progress.phase("pack", None)
+    progress.advance(7)
+    progress.close()
+    progress.close()
+
+
+@pytest.mark.parametrize(
+    ("silent", "stream", "kind"),
+    [
+        (True, Terminal(), SilentProgress),
+        (False, Terminal(), BarProgress),
+        (False, io.StringIO(), LineProgress),
+    ],
+)
+def test_what_suits_a_stream(silent: bool, stream: io.StringIO, kind: type) -> None:
+    progress = progress_for(silent=silent, stream=stream)
+    assert isinstance(progress, kind)
+    progress.close()
+
+
+def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    work(SilentProgress())
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_short_run_says_nothing_but_its_notes() -> None:
+    out = io.StringIO()
+    work(LineProgress(out))
+    assert out.getvalue() == "premask: a [bold] note\n"
+
+
+def test_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    progress = LineProgress(out, interval=5.0)
+    progress.phase("read", 40_000)
+    for _ in range(12):
+        now[0] += 1.0
+        progress.advance(1000)
+    progress.phase("pack", None)
+    now[0] += 5.0
+    progress.advance(1234)
+    assert out.getvalue().splitlines() == [
+        "premask: read: 5,000 of 40,000",
+        "premask: read: 10,000 of 40,000",
+        "premask: pack: 1,234",
+    ]
+
+
+def test_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out = Terminal()
+    work(BarProgress(out))
+    assert "a [bold] note" in out.getvalue()
+    assert "read [1]" in out.getvalue()
+    assert "1000/1000" in out.getvalue()

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from premask.errors import DataError, UsageError
 from premask.pack.best_fit import sequential
 from premask.pack.plan import Candidates, cut_shards, make_plan, shuffle

@@ -174,6 +174,12 @@ def test_a_worker_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
         run_items(squares(2), workers=2)
 
 
+def test_a_function_that_workers_cannot_import_is_a_bug() -> None:
+    local = WorkItem(name="local", function=lambda: None, arguments={})
+    with pytest.raises(InternalError, match=r"local: .*\nThis is a bug in premask"):
+        run_items([*squares(1), local], workers=2)
+
+
 # --- deaths ---------------------------------------------------------------------------------------------------------
 
 

@@ -50,11 +50,10 @@ class Path:
     """`[c]` where in its piece."""
     control_texts: list[str]
     """The tokens themselves, `c` of them."""
-    messages_count: int
     turns: int
     """Assistant messages in the conversation."""
-    unterminated: int
-    """Turns that end without a token to learn."""
+    counts: dict[str, int]
+    """What to report of every conversation on this path."""
 
 
 def choose(turns: Turns, roles: list[str], choices: Choices) -> Path:
@@ -78,9 +77,12 @@ def choose(turns: Turns, roles: list[str], choices: Choices) -> Path:
         control_pieces=np.array([p for p, _, _ in turns.controls], np.int64),
         control_bytes=np.array([b for _, b, _ in turns.controls], np.int64),
         control_texts=[text for _, _, text in turns.controls],
-        messages_count=len(roles),
         turns=len(assistants),
-        unterminated=turns.unterminated,
+        counts={
+            "unterminated_turns": turns.unterminated,
+            "reasoning_dropped": turns.reasoning_dropped,
+            "tools_dropped": int(turns.tools_dropped),
+        },
     )
 
 

@@ -22,8 +22,9 @@ from premask.encode.escape import Escaper
 from premask.mask.choices import Choices, Path, choose
 from premask.mask.controls import Places, Vocabulary, unexpected
 from premask.mask.spans import ByteSpans, TokenSpans, to_tokens
-from premask.mask.turns import find_turns
+from premask.mask.turns import Tags, find_turns
 from premask.read import Conversation
+from premask.render.forms import adapt, discover_forms
 from premask.render.program import Failure, Group, Program, Rendered, Rendering
 from premask.render.values import TStr
 
@@ -56,19 +57,21 @@ class Masker:
         self.vocabulary = vocabulary
         self.choices = choices
         self.program: Program[Path] = Program(template, variables, date, self._analyse)
+        self.forms = discover_forms(self.program.render_plain)
         size = encoder.vocabulary_size
         self._controls = vocabulary.ids(size)
         self._tags = Vocabulary({}, vocabulary.tags, frozenset()).ids(size)
         self._escaper = Escaper(encoder, [*vocabulary.controls, *vocabulary.tags])
 
     def _analyse(self, rendering: Rendering) -> tuple[list[str | TStr], Path]:
-        pieces, turns = find_turns(rendering, self.vocabulary)
+        split = self.choices.reasoning == "mask" or self.choices.tool_calls == "mask"
+        pieces, turns = find_turns(rendering, self.vocabulary, Tags() if split else None)
         return pieces, choose(turns, [m["role"] for m in rendering.conversation.messages], self.choices)
 
     def mask(self, conversations: Sequence[Conversation]) -> Masked:
         """Render, encode and mask a batch."""
         counts: Counter[str] = Counter()
-        rendered = self.program.render(conversations)
+        rendered = self.program.render([adapt(c, self.forms) for c in conversations])
         failures = dict(rendered.failures)
         encoded = self.encoder.encode(rendered.texts)
         columns = _Columns(rendered)
@@ -131,7 +134,9 @@ class Masker:
     def _count(self, encoded: Encoded, tokens: TokenSpans, columns: "_Columns", counts: Counter[str]) -> None:
         counts["straddle_start"] += int(tokens.cut_at_start.sum())
         counts["straddle_end"] += int(tokens.cut_at_end.sum())
-        counts["unterminated_turns"] += columns.unterminated
+        for group in columns.groups:
+            for name, count in group.analysis.counts.items():
+                counts[name] += count * len(group.rows)
         counts["rows_by_offsets"] += encoded.by_offsets
 
 
@@ -143,11 +148,9 @@ class _Columns:
         self.borders = [_borders(g.lengths) for g in self.groups]
         self.sizes = np.zeros(len(rendered.texts), np.int64)
         self.turn_counts = np.zeros(len(rendered.texts), np.int32)
-        self.unterminated = 0
         for group, borders in zip(self.groups, self.borders, strict=True):
             self.sizes[group.rows] = borders[:, -1]
             self.turn_counts[group.rows] = group.analysis.turns
-            self.unterminated += group.analysis.unterminated * len(group.rows)
 
     def controls(self) -> tuple[Places, list[str]]:
         """Where the template itself writes control tokens, and which."""

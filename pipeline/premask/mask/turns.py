@@ -27,6 +27,8 @@ from premask.render.program import Rendering, Unproven
 from premask.render.tracing import Piece
 from premask.render.values import TStr
 
+REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+
 
 class Part(IntEnum):
     """What a stretch of a turn is."""
@@ -53,46 +55,71 @@ class Turns:
 
     stretches: list[Stretch]
     """In the order of the text, disjoint."""
+    headers: list[tuple[int, str]]
+    """What was shared with the generation prompt before each run of an assistant's pieces: message and text."""
     controls: list[tuple[int, int, str]]
     """Every control token and tag that the template itself writes: piece, byte within the piece, text."""
     generation: list[tuple[int, int]]
     """Pieces inside the template's own `{% generation %}`, half-open."""
+    owners: list[int | None]
+    """The message that every piece belongs to."""
     unterminated: int
     """Turns with no terminator to learn."""
+    reasoning_dropped: int
+    """Messages whose reasoning the template does not write."""
+    tools_dropped: bool
+    """Whether the template does not write the tool schemas that the conversation has."""
 
 
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+@dataclass(frozen=True, slots=True)
+class Tags:
+    """The texts that open and close the thinking part of a turn; looked for only when a choice depends on it."""
+
+    opening: str = "<think>"
+    closing: str = "</think>"
 
 
-def find_turns(rendering: Rendering, vocabulary: Vocabulary) -> tuple[list[str | TStr], Turns]:
+def find_turns(rendering: Rendering, vocabulary: Vocabulary, tags: Tags | None) -> tuple[list[str | TStr], Turns]:
     """Cut a rendering's pieces at the borders of its turns, and say where they are.
 
-    Raises Unproven where the origin of a text is not certain.
+    With `tags` the thinking part inside a text is found as well. Raises Unproven where the origin of a text is not
+    certain, or a text is not rendered at all.
     """
-    return _Analysis(rendering, vocabulary).run()
+    return _Analysis(rendering, vocabulary, tags).run()
 
 
 class _Analysis:
-    def __init__(self, rendering: Rendering, vocabulary: Vocabulary) -> None:
+    def __init__(self, rendering: Rendering, vocabulary: Vocabulary, tags: Tags | None) -> None:
         self.rendering = rendering
         self.vocabulary = vocabulary
+        self.tags = tags
         self.roles = [m["role"] for m in rendering.conversation.messages]
         self.pieces = [p.text for p in rendering.pieces]
         self.owners = [self._owner(p) for p in rendering.pieces]
         self.marked = [p.generation for p in rendering.pieces]
         self.prompts: dict[str, str] = {}
+        self.headers: list[tuple[int, str]] = []
         self.stretches: list[Stretch] = []
         self.unterminated = 0
 
     def run(self) -> tuple[list[str | TStr], Turns]:
+        """The pieces, cut, and the turns."""
+        reasoning_dropped, tools_dropped = self._check_rendered()
         i = 0
         while i < len(self.pieces):
             owner = self.owners[i]
-            if owner is not None and self.roles[owner] == "assistant":
-                i = self._turn(i, owner)
-            else:
-                i += 1
-        return self.pieces, Turns(self.stretches, self._controls(), self._generation(), self.unterminated)
+            i = self._turn(i, owner) if owner is not None and self.roles[owner] == "assistant" else i + 1
+        turns = Turns(
+            stretches=self.stretches,
+            headers=self.headers,
+            controls=self._controls(),
+            generation=self._generation(),
+            owners=self.owners,
+            unterminated=self.unterminated,
+            reasoning_dropped=reasoning_dropped,
+            tools_dropped=tools_dropped,
+        )
+        return self.pieces, turns
 
     def _owner(self, piece: Piece) -> int | None:
         """The message that a piece belongs to."""
@@ -114,28 +141,54 @@ class _Analysis:
                 raise Unproven(f"message {stamp}: the template writes tool schemas within this assistant turn")
         return stamp
 
+    def _check_rendered(self) -> tuple[int, bool]:
+        """Every text of every message is written somewhere, or this rendering is refused; reasoning is only counted."""
+        written: set[int] = set().union(*(p.sources for p in self.pieces if isinstance(p, TStr)))
+        reasoning: dict[str | int, bool] = {}
+        tools: list[bool] = []
+        for field, path in enumerate(self.rendering.paths):
+            if path[0] == "tools":
+                tools.append(field in written)
+            elif path[1] in REASONING_KEYS:
+                reasoning[path[0]] = reasoning.get(path[0], False) or field in written
+            elif _must_appear(path) and field not in written and self.rendering.ask(field):
+                where = ".".join(map(str, path[1:]))
+                raise Unproven(
+                    f"message {path[0]} ({self.roles[int(path[0])]}): the template does not write its {where}. "
+                    "Use a template that does, or drop the field"
+                )
+        return list(reasoning.values()).count(False), bool(tools) and not any(tools)
+
     def _turn(self, first: int, owner: int) -> int:
         """One run of an assistant's pieces; returns where it ends."""
         end = first
         while end < len(self.pieces) and self.owners[end] == owner:
             end += 1
-        start, end = self._start(first, end, owner)
-        last = self._last_text(start, end)
-        stop, end = self._stop(last + 1, end)
-        if stop > start and any(not isinstance(p, str) or p.strip() for p in self.pieces[start:stop]):
-            self._stretch(start, stop, last + 1, owner)
+        prompt = self._prompt(first)
+        start, end = self._start(first, end, prompt)
+        header = "".join(p for p in self.pieces[first:start] if isinstance(p, str))
+        last = max((i for i in range(start, end) if not isinstance(self.pieces[i], str)), default=start - 1)
+        closing, stop, end = self._stop(last + 1, end)
+        if any(not isinstance(p, str) or p.strip() for p in self.pieces[start:stop]):
+            self.headers.append((owner, header))
+            if closing == stop:
+                self.unterminated += 1
+            self._stretch(start, closing, stop, owner, prompt)
         return max(end, stop)
 
     def _cut(self, i: int, at: int) -> None:
         """Cut piece `i`, so that its first `at` characters are a piece of their own."""
         piece = self.pieces[i]
-        self.pieces[i : i + 1] = [piece[:at], piece[at:]]
-        self.owners.insert(i, self.owners[i])
-        self.marked.insert(i, self.marked[i])
+        self._put(i, [piece[:at], piece[at:]])
 
-    def _start(self, first: int, end: int, owner: int) -> tuple[int, int]:
+    def _put(self, i: int, parts: Sequence[str | TStr]) -> None:
+        """`parts` in place of piece `i`."""
+        self.pieces[i : i + 1] = parts
+        self.owners[i : i + 1] = [self.owners[i]] * len(parts)
+        self.marked[i : i + 1] = [self.marked[i]] * len(parts)
+
+    def _start(self, first: int, end: int, prompt: str) -> tuple[int, int]:
         """Where the text of a run parts from the generation prompt: piece index, and the run's new end."""
-        prompt = self._prompt(first)
         i = first
         while prompt and i < end:
             piece = self.pieces[i]
@@ -148,7 +201,7 @@ class _Analysis:
                     break
                 prompt = prompt[shared:]
             elif piece:  # asks
-                if piece.method("startswith")(prompt):  # type: ignore[misc]
+                if piece.starts_with(prompt):
                     self._cut(i, len(prompt))
                     i, end = i + 1, end + 1
                 break
@@ -172,59 +225,114 @@ class _Analysis:
         tail = _literals_at_end([p.text for p in pieces])
         if tail.startswith(before):
             return tail[len(before) :]
-        unowned = [p.text if p.message is None else None for p in pieces]
-        return _literals_at_end(unowned)
+        return _literals_at_end([p.text if p.message is None else None for p in pieces])
 
-    def _last_text(self, start: int, end: int) -> int:
-        """The last piece of the run that is the conversation's own; `start - 1` where there is none."""
-        texts = [i for i in range(start, end) if not isinstance(self.pieces[i], str)]
-        return texts[-1] if texts else start - 1
+    def _stop(self, after: int, end: int) -> tuple[int, int, int]:
+        """How the turn closes, given its literals from piece `after` on.
 
-    def _stop(self, after: int, end: int) -> tuple[int, int]:
-        """Where the turn stops, given its literals from `after` on: piece index, and the run's new end."""
+        Returns the piece that is its terminator, the piece behind the turn (the same where it has no terminator), and
+        the run's new end.
+        """
         literal = "".join(p for p in self.pieces[after:end] if isinstance(p, str))
         controls = self.vocabulary.find(literal)
-        length = controls[-1][0] + len(controls[-1][1]) if controls else len(literal.rstrip())
-        i = after
+        if controls:
+            at, text = controls[-1]
+            closing, end = self._split(after, end, at)
+            stop, end = self._split(closing, end, len(text))
+            return closing, stop, end
+        before = self.pieces[after - 1] if after else ""
+        is_call = isinstance(before, TStr) and self._part(after - 1) is Part.TOOL_CALLS
+        stop, end = self._split(after, end, len(literal.rstrip()))
+        following = self.pieces[end] if stop == end < len(self.pieces) else None
+        found = self.vocabulary.find(following)[:1] if isinstance(following, str) else []
+        if found and found[0][0] == 0 and found[0][1] in self.vocabulary.stops:
+            self._split(end, len(self.pieces), len(found[0][1]))
+            return end, end + 1, end + 1
+        return (stop if is_call else after), stop, end
+
+    def _split(self, i: int, end: int, length: int) -> tuple[int, int]:
+        """The piece that begins `length` characters behind the start of literal `i`, cut if needed; the new end."""
         while length > 0:
             piece = self.pieces[i]
             assert isinstance(piece, str)
             if length < len(piece):
                 self._cut(i, length)
                 end += 1
-                length = 0
-            else:
-                length -= len(piece)
+            length -= min(length, len(piece))
             i += 1
-        if not controls:
-            i = self._next_header(i, end)
         return i, end
 
-    def _next_header(self, i: int, end: int) -> int:
-        """A stop token right behind a turn without terminator: the piece after it."""
-        following = self.pieces[end] if i == end < len(self.pieces) else None
-        if isinstance(following, str):
-            for _, text in self.vocabulary.find(following)[:1]:
-                if following.startswith(text) and text in self.vocabulary.stops:
-                    if len(text) < len(following):
-                        self._cut(end, len(text))
-                    return end + 1
-        if i == end or self.pieces[i - 1 : i] != [] and i > 0 and not isinstance(self.pieces[i - 1], str):
-            self.unterminated += 1
-        return i
-
-    def _stretch(self, start: int, stop: int, closing: int, owner: int) -> None:
-        """Note the parts of a turn."""
-        closing = min(max(closing, start), stop)
-        begin = start
-        for i in range(start, closing):
-            if i + 1 == closing or self._part(i + 1) != self._part(i):
-                self.stretches.append(Stretch(begin, i + 1, owner, self._part(i)))
-                begin = i + 1
+    def _stretch(self, start: int, closing: int, stop: int, owner: int, prompt: str) -> None:
+        """Note the parts of a turn, whose terminator are the pieces from `closing` to `stop`."""
+        before = len(self.pieces)
+        parts = self._parts(start, closing, prompt)
+        grown = len(self.pieces) - before
+        for part, group in itertools.groupby(range(len(parts)), key=parts.__getitem__):
+            places = [start + n for n in group]
+            self.stretches.append(Stretch(places[0], places[-1] + 1, owner, part))
         if closing < stop:
-            self.stretches.append(Stretch(closing, stop, owner, Part.TERMINATOR))
+            self.stretches.append(Stretch(closing + grown, stop + grown, owner, Part.TERMINATOR))
+
+    def _parts(self, start: int, closing: int, prompt: str) -> list[Part]:
+        """The part that every piece of a turn belongs to; cuts pieces at thinking tags where a choice needs it."""
+        inside = self.tags is not None and self.tags.opening in prompt.rpartition(self.tags.closing)[2]
+        parts: list[Part] = []
+        i = start
+        while i < closing:
+            inside, pieces = self._at_tags(self.pieces[i], inside)
+            self._put(i, [piece for piece, _ in pieces])
+            own = [self._part(i + n) for n in range(len(pieces))]
+            parts += [
+                Part.REASONING if thinking and part is Part.CONTENT else part
+                for part, (_, thinking) in zip(own, pieces, strict=True)
+            ]
+            i, closing = i + len(pieces), closing + len(pieces) - 1
+        return _with_scaffold(parts, [isinstance(p, str) for p in self.pieces[start:closing]])
+
+    def _at_tags(self, piece: str | TStr, inside: bool) -> tuple[bool, list[tuple[str | TStr, bool]]]:
+        """A piece cut at thinking tags, each with whether it is thinking; and whether thinking goes on behind it."""
+        if self.tags is None:
+            return False, [(piece, False)]
+        tag = self.tags.closing if inside else self.tags.opening
+        at = piece.find(tag) if isinstance(piece, str) else piece.finds(tag)
+        if at is None or (isinstance(at, int) and at < 0):
+            return inside, [(piece, inside)]
+        if isinstance(piece, str):
+            at = at + len(tag) if inside else at
+            head, tail = piece[:at], piece[at:]
+            first: list[tuple[str | TStr, bool]] = [(head, inside)] if head else []
+            if not tail:
+                return not inside, first
+            state, rest = self._at_tags(tail, not inside) if inside else self._after_opening(tail)
+            return state, first + rest
+        head, separator, tail = piece.partition(tag)
+        if inside:
+            return False, [(head, True), (separator, True), (tail, False)]
+        closing = tail.finds(self.tags.closing)
+        if closing is None:
+            return True, [(head, False), (separator, True), (tail, True)]
+        thinking, end, rest_of_text = tail.partition(self.tags.closing)
+        return False, [(head, False), (separator, True), (thinking, True), (end, True), (rest_of_text, False)]
+
+    def _after_opening(self, tail: str) -> tuple[bool, list[tuple[str | TStr, bool]]]:
+        """A literal that begins with the opening tag."""
+        assert self.tags is not None
+        at = tail.find(self.tags.closing)
+        if at < 0:
+            return True, [(tail, True)]
+        at += len(self.tags.closing)
+        rest: list[tuple[str | TStr, bool]] = [(tail[at:], False)] if tail[at:] else []
+        return False, [(tail[:at], True), *rest]
 
     def _part(self, i: int) -> Part:
+        """What a piece is by the field it comes from."""
+        piece = self.pieces[i]
+        if isinstance(piece, TStr):
+            keys = {self.rendering.paths[source][1] for source in piece.sources}
+            if keys & set(REASONING_KEYS):
+                return Part.REASONING
+            if "tool_calls" in keys:
+                return Part.TOOL_CALLS
         return Part.CONTENT
 
     def _controls(self) -> list[tuple[int, int, str]]:
@@ -249,6 +357,24 @@ class _Analysis:
         return list(zip(borders[::2], borders[1::2], strict=True))
 
 
+def _must_appear(path: Sequence[str | int]) -> bool:
+    """Fields whose absence from the text would be a loss: contents, and what is called with what."""
+    return path[1] == "content" and path[-1] != "type" or path[1] == "tool_calls" and path[-1] in ("name", "arguments")
+
+
+def _with_scaffold(parts: list[Part], literal: list[bool]) -> list[Part]:
+    """The literals around tool calls and thinking belong to them: those between two of a kind, and a call's own."""
+    parts = list(parts)
+    for i, part in enumerate(parts):
+        if not literal[i] or part is not Part.CONTENT:
+            continue
+        following = next((parts[j] for j in range(i + 1, len(parts)) if not literal[j]), None)
+        preceding = parts[i - 1] if i else None
+        if following is Part.TOOL_CALLS or (following is None and preceding is Part.TOOL_CALLS):
+            parts[i] = Part.TOOL_CALLS
+    return parts
+
+
 def _literals_at_end(pieces: Sequence[str | TStr | None]) -> str:
     """The literals after the last piece that is none."""
     tail = itertools.takewhile(lambda p: isinstance(p, str), reversed(pieces))
@@ -259,8 +385,3 @@ def _shared(a: str, b: str) -> int:
     """The length of the longest common beginning."""
     shorter = min(len(a), len(b))
     return next((i for i in range(shorter) if a[i] != b[i]), shorter)
-
-
-def stretches_of(turns: Turns, message: int) -> Sequence[Stretch]:
-    """The stretches of one message's turn."""
-    return [s for s in turns.stretches if s.message == message]

@@ -76,16 +76,15 @@ def _read_message(item: Any, where: str) -> tuple[Message, float | None]:
         renamed["value"] = "content"
     fields: Message = item
     message = {renamed.get(key, key): value for key, value in fields.items() if key not in LOSS_KEYS}
-    _read_role(message, where)
-    if "tool_calls" in message and message["tool_calls"] is not None:
-        message["tool_calls"] = read_tool_calls(message["tool_calls"], f"{where}.tool_calls")
-    if type(message.get("function_call")) is dict:
-        call = read_call(message.pop("function_call"), f"{where}.function_call")
-        _extend(message, "tool_calls", [call])
-    _read_content(message, where)
     for key in _TEXT_KEYS:
         if key in message and message[key] is not None and type(message[key]) is not str:
             raise wrong_type(f"{where}.{key}", "text", message[key], _FIX)
+    if message.get("tool_calls") is not None:
+        message["tool_calls"] = read_tool_calls(message["tool_calls"], f"{where}.tool_calls")
+    if message.get("function_call") is not None:  # OpenAI's key before there were several calls
+        _add_calls(message, [read_call(message.pop("function_call"), f"{where}.function_call")])
+    _read_role(message, where)
+    _read_content(message, where)
     for key, value in message.items():
         if type(value) is dict or (type(value) is list and key != "tool_calls"):
             check_json(value, f"{where}.{key}")
@@ -100,7 +99,7 @@ def _read_role(message: Message, where: str) -> None:
     if role == "function_call":
         calls = read_call_text(message.get("content", MISSING), f"{where}.content")
         message.update(role="assistant", content="")
-        _extend(message, "tool_calls", calls)
+        _add_calls(message, calls)
     elif role in ALIASES:
         message["role"] = ALIASES[role]
     else:
@@ -148,9 +147,9 @@ def _read_parts(message: Message, parts: list[Any], where: str) -> None:
     message["content"] = texts or ""
     if thoughts:
         before = message.get("reasoning_content")
-        message["reasoning_content"] = "\n".join([before, *thoughts] if type(before) is str and before else thoughts)
+        message["reasoning_content"] = "\n".join([before, *thoughts] if before else thoughts)
     if calls:
-        _extend(message, "tool_calls", calls)
+        _add_calls(message, calls)
 
 
 def _read_text_part(part: dict[str, Any], where: str) -> dict[str, Any]:
@@ -170,8 +169,8 @@ def _text_of(part: dict[str, Any], where: str, keys: tuple[str, ...]) -> str:
     raise wrong_type(where, f"the text under {' or '.join(keys)}", part, _FIX)
 
 
-def _extend(message: Message, key: str, values: list[Any]) -> None:
-    message[key] = [*(message.get(key) or []), *values]
+def _add_calls(message: Message, calls: list[dict[str, Any]]) -> None:
+    message["tool_calls"] = [*(message.get("tool_calls") or []), *calls]
 
 
 def _read_weight(item: Message, where: str) -> float | None:

@@ -56,6 +56,8 @@ class Rendering:
     """Where every field stands."""
     prompt: Callable[[int], list[Piece] | None]
     """The first n messages rendered with the generation prompt; None where the template refuses them."""
+    ask: Callable[[int], bool]
+    """Whether field number n holds anything: a question like any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +206,11 @@ class Program(Generic[A]):
             except Exception:
                 return None
 
-        rendering = Rendering(conversation, trace.pieces, field_paths(conversation), prompt)
+        def ask(field: int) -> bool:
+            _, fields = flatten(conversation)
+            return bool(recorder.ask(("bool", ("field", field)), bool(fields[field])))
+
+        rendering = Rendering(conversation, trace.pieces, field_paths(conversation), prompt, ask)
         pieces, analysis = self.analyse(rendering)
         return Leaf(compile_expressions([expression(p) for p in pieces]), analysis)
 

@@ -198,6 +198,19 @@ class TStr(Traced):
 
     __contains__ = contains
 
+    def starts_with(self, beginning: str) -> bool:
+        """`self.startswith(beginning)`."""
+        return bool(self._ask("startswith", (beginning,)))
+
+    def finds(self, part: str) -> int | None:
+        """Where `part` first stands, None where it does not; only whether it does is asked."""
+        return self.value.find(part) if self.contains(part) else None
+
+    def partition(self, separator: str) -> tuple["TStr", "TStr", "TStr"]:
+        """`self.partition(separator)`."""
+        head, middle, tail = self._derive("partition", (separator,))
+        return head, middle, tail
+
     def length(self) -> Any:
         """`len(self)`, traced."""
         return _integer(self, len(self.value), ("len", self.expr))

@@ -18,6 +18,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, Self, TypeAlias
 
@@ -90,7 +91,7 @@ class _Worker:
     def begin(self, item: WorkItem) -> None:
         self.item = item
         with suppress(ConnectionError):  # it has died: `end` reads so from the socket in a moment
-            self.connection.send(item)
+            self.connection.send(replace(item, function=item.reference))
 
     def end(self) -> tuple[Ending, Any]:
         """How its item ended, with the result, the error, or the way in which the worker died."""

@@ -96,7 +96,8 @@ class BarProgress:
         self._bars.start()
 
     def phase(self, name: str, total: int | None) -> None:
-        self._bars.reset(self._task, total=total, description=name, visible=True)
+        self._bars.remove_task(self._task)  # not `reset`, which keeps the old total where the new one is None
+        self._task = self._bars.add_task(name, total=total)
 
     def advance(self, n: int = 1) -> None:
         self._bars.advance(self._task, n)

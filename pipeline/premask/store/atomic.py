@@ -73,8 +73,8 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashedFile]:
     reveal and a re-run mend. MachineError where the disk is full or fails.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("xb", buffering=0) as raw:
             yield HashedFile(raw)
             if durable:

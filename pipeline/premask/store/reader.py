@@ -185,6 +185,6 @@ def _open_shard(path: Path, entry: ShardEntry) -> _Shard:
     complete = bounds.keys() >= SHARD_COLUMNS.keys() - OPTIONAL_COLUMNS
     if not (consistent and complete and len(batch) == entry.packs):
         raise DataError(
-            f"{path}: expected {entry.packs} packs with the columns of a shard, all of equal lengths, found others; {remedy}"
+            f"{path}: expected {entry.packs} packs, lists of equal lengths in each, found another shard; {remedy}"
         )
     return shard

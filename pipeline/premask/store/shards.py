@@ -4,7 +4,7 @@ A shard is what Hugging Face `datasets` memory-maps: uncompressed, one record ba
 column each for ids, labels, positions, lengths, source rows). `source_turns` and `loss_weights` are there only in a
 dataset that needs them. The schema's metadata carries the features as `Sequence`, which every `datasets` reads.
 
-Cost, a core: about 20 ns a token, half of it for writing and hashing 12 bytes a token; flushing to the disk comes on top.
+Cost, a core: about 20 ns a token, half of it for writing and hashing 12 bytes a token; the flush comes on top.
 """
 
 import json

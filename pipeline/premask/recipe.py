@@ -88,6 +88,9 @@ class Recipe(BaseModel):
     max_length: Annotated[int, Field(ge=2, le=MAX_LENGTH)] = 4096
     """Length of a pack in tokens; no example is longer."""
 
+    trim_tail: bool = True
+    """Drop the tokens behind an example's last trained one, which cannot affect the loss."""
+
     limit: Annotated[int, Field(ge=1)] | None = None
     """Only the first so many rows of every source."""
 

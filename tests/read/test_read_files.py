@@ -225,7 +225,9 @@ def test_what_is_not_json(tmp_path: Path, magic: bytes, found: str) -> None:
 
 
 def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UsageError, match="missing.jsonl: expected a file, found nothing by that name; check the path"):
+    with pytest.raises(
+        UsageError, match=r"missing\.jsonl: expected a file, found nothing by that name; check the path"
+    ):
         open_sources([str(tmp_path / "missing.jsonl")])
     with pytest.raises(
         UsageError, match=r"expected a file, found a folder; name the files in it, such as .*/\*\.jsonl"
@@ -243,7 +245,7 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(read_files, "_read_head", refuse)
-    with pytest.raises(UsageError, match="Permission denied.*; check path and rights"):
+    with pytest.raises(UsageError, match=r"Permission denied.*; check path and rights"):
         open_sources([str(source_of(tmp_path, ROW).path)])
 
 

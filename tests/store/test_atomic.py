@@ -54,9 +54,13 @@ def test_a_failing_disk_is_the_machines_fault(tmp_path, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(HashedFile, "write", fail)
-    with pytest.raises(MachineError, match=r"shard: could not be written: .*; .*choose another --out"):
-        with atomic_write(tmp_path / "shard") as file, pa.ipc.new_stream(file, pa.schema({"a": pa.int8()})) as writer:
-            writer.write_batch(pa.record_batch({"a": pa.array([1], pa.int8())}))
+    batch = pa.record_batch({"a": pa.array([1], pa.int8())})
+    with (
+        pytest.raises(MachineError, match=r"shard: could not be written: .*; .*choose another --out"),
+        atomic_write(tmp_path / "shard") as file,
+        pa.ipc.new_stream(file, batch.schema) as writer,
+    ):
+        writer.write_batch(batch)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,11 +2,12 @@
 
 import json
 
-import numpy as np
 import pytest
-from premask.store.layout import fingerprint, shard_name, shard_path
-from premask.store.manifest import read_manifest, split_shards
+from premask.pack.plan import make_plan
+from premask.store.layout import fingerprint, shard_name, shard_path, write_layout
+from premask.store.manifest import read_manifest, split_entry, split_shards, write_manifest
 from premask.store.reader import open_prepared
+from premask.store.shards import write_shard
 
 DATASET_INFO = """{
   "citation": "",
@@ -96,13 +97,13 @@ def test_datasets_loads_it(tmp_path, prepare_in, options):
 
 def test_datasets_keeps_the_types(out):
     datasets = pytest.importorskip("datasets")
-    loaded = datasets.load_from_disk(str(out))["train"].with_format("numpy")
-    assert {name: column.dtype for name, column in loaded[0].items()} == {
-        "input_ids": np.int32,
-        "labels": np.int32,
-        "position_ids": np.int32,
-        "seq_lengths": np.int32,
-        "source_rows": np.int64,
+    loaded = datasets.load_from_disk(str(out))["train"]
+    assert {field.name: str(field.type.value_type) for field in loaded.data.schema} == {
+        "input_ids": "int32",
+        "labels": "int32",
+        "position_ids": "int32",
+        "seq_lengths": "int32",
+        "source_rows": "int64",
     }
 
 
@@ -117,11 +118,6 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, prepare_in):
 
 
 def test_an_empty_split_loads(tmp_path, write_stages, candidates_of):
-    from premask.pack.plan import make_plan
-    from premask.store.layout import write_layout
-    from premask.store.manifest import split_entry, write_manifest
-    from premask.store.shards import write_shard
-
     stages = write_stages(tmp_path, 0, 1, 0)
     plan = make_plan(candidates_of(stages), capacity=8, seed=0, shard_tokens=8)
     entry = write_shard(shard_path(tmp_path, "train", 0, 1), stages, plan.shard(0))

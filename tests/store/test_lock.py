@@ -28,9 +28,9 @@ def holder(tmp_path):
 
 
 def test_a_second_run_is_refused_and_told_who_is_there(tmp_path, holder):
-    with pytest.raises(UsageError, match=rf"another premask run \(process {holder.pid}\) .*choose another --out"):
-        with locked(tmp_path):
-            pass
+    refused = rf"another premask run \(process {holder.pid}\) .*choose another --out"
+    with pytest.raises(UsageError, match=refused), locked(tmp_path):
+        pass
 
 
 def test_a_killed_run_holds_nothing(tmp_path, holder):

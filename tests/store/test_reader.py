@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -30,13 +31,13 @@ def test_packs_are_zero_copy_read_only_views(out):
             values[0] = 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's maps")
 def test_the_views_lie_in_the_memory_map(out):
     split = open_prepared(out)["train"]
     path = split.path / split.shards[0].file
     ids = split[0].input_ids
     address = ids.__array_interface__["data"][0]
-    with open("/proc/self/maps") as maps:
-        lines = [line.split() for line in maps if line.rstrip().endswith(str(path))]
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(str(path))]
     ranges = [[int(end, 16) for end in line[0].split("-")] for line in lines]
     assert any(start <= address < end for start, end in ranges)
 
@@ -150,6 +151,6 @@ def test_a_damaged_shard_is_named_with_its_remedy(out, damage):
         case "another":
             other = (split.path / split.shards[1].file).read_bytes()
             path.write_bytes(other[: len(content)].ljust(len(content), b"\0"))
-    with pytest.raises(DataError, match=rf"{path.name}: expected .*, found .*; .*premask verify.*premask repair"):
+    with pytest.raises(DataError, match=rf"{path.name}: expected .*, found:? .*; .*premask verify.*premask repair"):
         split[0]
     assert len(split[split.shards[0].packs].input_ids)  # the next shard is still read

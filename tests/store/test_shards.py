@@ -1,4 +1,4 @@
-"""Shards against a naive loop over examples and tokens; their bytes, their schema, and what plan and stage disagree on."""
+"""Shards against a naive loop over examples and tokens; their bytes, their schema; a plan for other stages."""
 
 import json
 from dataclasses import replace
@@ -14,6 +14,7 @@ from premask.store.atomic import Written
 from premask.store.gather import gather, labels, loss_weights, positions
 from premask.store.receipts import unchanged
 from premask.store.shards import SHARD_COLUMNS, shard_schema, write_shard
+from premask.store.stage import read_stage, write_stage
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +140,6 @@ def test_the_bytes_do_not_depend_on_how_a_stage_was_cut_into_batches(tmp_path, w
                 )
             )
             start += count
-        from premask.store.stage import read_stage, write_stage
-
         write_stage(tmp_path / "cut.arrow", parts)
         again = {0: read_stage(tmp_path / "cut.arrow")}
         shas.add(write_shard(tmp_path / "x", again, plan_of(again, candidates_of).shard(0)).sha256)

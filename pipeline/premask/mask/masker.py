@@ -29,6 +29,10 @@ from premask.render.program import Failure, Group, Program, Rendered, Rendering
 from premask.render.values import TStr
 
 
+MASK_RULES = 1
+"""Version of the rules by which tokens are trained; any change of a mask changes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Masked:
     """A masked batch."""

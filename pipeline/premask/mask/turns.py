@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from premask.mask.controls import Vocabulary
-from premask.render.program import Rendering, Unproven
+from premask.render.program import NotRendered, Rendering, Unproven
 from premask.render.tracing import Piece
 from premask.render.values import TStr
 
@@ -153,7 +153,7 @@ class _Analysis:
                 reasoning[path[0]] = reasoning.get(path[0], False) or field in written
             elif _must_appear(path) and field not in written and self.rendering.ask(field):
                 where = ".".join(map(str, path[1:]))
-                raise Unproven(
+                raise NotRendered(
                     f"message {path[0]} ({self.roles[int(path[0])]}): the template does not write its {where}. "
                     "Use a template that does, or drop the field"
                 )

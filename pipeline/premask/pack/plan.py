@@ -4,8 +4,8 @@ In: `Candidates`, six columns `[N]` of the examples that are to be kept, in glob
 Out: `Plan`, an order of the examples with the bounds of its packs and shards, from which the rows of any one shard are
 drawn (`PlanRows`). It depends on the candidates, the capacity, the seed and `shard_tokens` alone.
 
-Memory: 28 bytes an example for the candidates (24 where `source_turn` is a broadcast -1), 8 for the order; 16 to 24
-beside the candidates while it is made.
+Memory: 28 bytes an example for the candidates (24 where `source_turn` is a broadcast -1), 8 and 8 a pack for the plan.
+While it is made, 18 beside the candidates on log-normal lengths, 26 on uniform ones, 44 where each fills its own pack.
 """
 
 from collections.abc import Callable

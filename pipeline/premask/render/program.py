@@ -45,6 +45,14 @@ class Failure:
 class Unproven(Exception):
     """Raised by an analysis: this rendering's origin or turns are not certain."""
 
+    reason = "mask_unproven"
+
+
+class NotRendered(Unproven):
+    """Raised by an analysis: the template leaves out what the conversation holds."""
+
+    reason = "not_rendered"
+
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
@@ -178,13 +186,13 @@ class Program(Generic[A]):
         except Untraceable:
             pass  # good for this conversation alone, if at all
         except Unproven as error:
-            return Failure("mask_unproven", str(error))
+            return Failure(error.reason, str(error))
         try:
             return self._trace(conversation, Recorder(recording=False), text)
         except Untraceable as error:
             return Failure("mask_unproven", f"the origin of the text is lost by what the template does: {error}")
         except Unproven as error:
-            return Failure("mask_unproven", str(error))
+            return Failure(error.reason, str(error))
 
     def _trace(self, conversation: Conversation, recorder: Recorder, text: str) -> Leaf[A]:
         try:

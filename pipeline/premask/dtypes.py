@@ -1,6 +1,7 @@
 """Named dtypes, the ignore index, and `Examples`: the flat arrays that flow from masking to the shards."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -65,3 +66,36 @@ class Examples:
         sizes = np.zeros(len(self.spans) + 1, np.int64)
         np.cumsum(self.spans[:, 1] - self.spans[:, 0], out=sizes[1:])
         return np.diff(sizes[self.span_offsets]).astype(np.int32)
+
+
+def take(examples: Examples, which: BoolArray) -> Examples:
+    """The examples that the mask `which` `[N]` selects."""
+    if which.all():
+        return examples
+    lengths, span_sizes = np.diff(examples.offsets), np.diff(examples.span_offsets)
+    spans = np.repeat(which, span_sizes)
+    return replace(
+        examples,
+        ids=slices(examples.ids, examples.offsets[:-1][which], lengths[which]),
+        offsets=offsets_of(lengths[which]),
+        spans=examples.spans[spans],
+        span_offsets=offsets_of(span_sizes[which]),
+        span_weights=examples.span_weights[spans],
+        rows=examples.rows[which],
+        turns=examples.turns[which],
+        source_turns=examples.source_turns[which],
+        digests=examples.digests[which],
+    )
+
+
+def slices(values: Int32Array, starts: Int64Array, lengths: Int64Array) -> Int32Array:
+    """The slices of `values` `[T]` that begin at `starts` `[N]` and have `lengths` `[N]`, one behind the other."""
+    parts: Sequence[Int32Array] = [values[a : a + n] for a, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+    return np.concatenate([values[:0], *parts])
+
+
+def offsets_of(lengths: Int64Array) -> Int64Array:
+    """`[N + 1]` int64, where each of N neighbouring stretches of `lengths` `[N]` begins, and where the last one ends."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

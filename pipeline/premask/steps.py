@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import orjson
 
-from premask.dtypes import Examples
+from premask.dtypes import Examples, take
 from premask.encode.encoder import Encoder
 from premask.encode.files import TokenizerFiles, load_tokenizer_files
 from premask.errors import UsageError
 from premask.mask.controls import Vocabulary, classify
 from premask.mask.masker import Masker
-from premask.pack.overflow import take, trim_tail
+from premask.pack.overflow import trim_tail
 from premask.read import (
     Conversation,
     Format,
@@ -178,7 +178,7 @@ def _fitted(
             "too_long",
             f"expected at most {recipe.max_length} tokens, found {examples.lengths[place]}; raise --max-length",
         )
-    kept = examples if fits.all() else take(examples, fits)
+    kept = take(examples, ~np.isin(examples.rows, examples.rows[~fits]))  # a source row is kept or rejected whole
     return Examples(
         **{name: getattr(kept, name) for name in Examples.__slots__ if name != "rows"}, rows=rows[kept.rows]
     )

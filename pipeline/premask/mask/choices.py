@@ -1,12 +1,13 @@
 """The choices of a recipe, applied to the turns of one path: which of their pieces are trained."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 
 from premask.dtypes import BoolArray, Int64Array
-from premask.mask.turns import Part, Stretch, Turns
+from premask.mask.turns import Part, Stretch, Turns, runs
 
 
 class Choices(Protocol):
@@ -24,6 +25,8 @@ class Choices(Protocol):
     def straddle(self) -> Literal["mask", "train"]: ...
     @property
     def control_tokens(self) -> Literal["escape", "reject", "allow"]: ...
+    @property
+    def turns(self) -> Literal["together", "separate"]: ...
     @property
     def mask(self) -> Literal["sampled", "generation"]: ...
 
@@ -44,39 +47,45 @@ class Path:
     """`[t]` first piece of every stretch that the model emits, trained or not."""
     turn_ends: Int64Array
     """`[t]` piece behind."""
+    texts: Int64Array
+    """`[x]` the pieces that are the conversation's own text."""
     control_pieces: Int64Array
     """`[c]` pieces in which the template writes a control token."""
     control_bytes: Int64Array
     """`[c]` where in its piece."""
     control_texts: list[str]
     """The tokens themselves, `c` of them."""
+    searchable: bool
+    """Whether the search by markers has to find the same turns."""
     turns: int
     """Assistant messages in the conversation."""
     counts: dict[str, int]
     """What to report of every conversation on this path."""
 
 
-def choose(turns: Turns, roles: list[str], choices: Choices) -> Path:
-    """The spans of one path under the choices of a recipe."""
+def choose(turns: Turns, texts: list[int], roles: list[str], searchable: bool, choices: Choices) -> Path:
+    """The spans of one path under the choices of a recipe; `texts` are the pieces that are the conversation's own."""
     assistants = [i for i, role in enumerate(roles) if role == "assistant"]
     last = assistants[-1] if assistants else -1
     if choices.mask == "generation":
         spans = [(start, end, _message_at(turns, start, last)) for start, end in turns.generation]
     else:
-        spans = _merged([s for s in turns.stretches if _chosen(s, last, choices)])
-    merged = _merged(turns.stretches)
-    starts, ends, messages = (np.array(column, np.int64) for column in zip(*spans, strict=True)) if spans else [_none()] * 3
-    default = {"all": messages >= 0, "last": messages == last, "none": messages < 0}[choices.train_on]
+        chosen = runs([s for s in turns.stretches if _chosen(s, last, choices)])
+        spans = [(s.start, s.end, s.message) for s in chosen]
+    messages = _column(m for _, _, m in spans)
+    whole = runs(turns.stretches)
     return Path(
-        starts=starts,
-        ends=ends,
+        starts=_column(start for start, _, _ in spans),
+        ends=_column(end for _, end, _ in spans),
         messages=messages,
-        default=default,
-        turn_starts=np.array([s for s, _, _ in merged], np.int64),
-        turn_ends=np.array([e for _, e, _ in merged], np.int64),
-        control_pieces=np.array([p for p, _, _ in turns.controls], np.int64),
-        control_bytes=np.array([b for _, b, _ in turns.controls], np.int64),
+        default={"all": messages >= 0, "last": messages == last, "none": messages < 0}[choices.train_on],
+        turn_starts=_column(s.start for s in whole),
+        turn_ends=_column(s.end for s in whole),
+        texts=_column(texts),
+        control_pieces=_column(piece for piece, _, _ in turns.controls),
+        control_bytes=_column(byte for _, byte, _ in turns.controls),
         control_texts=[text for _, _, text in turns.controls],
+        searchable=searchable,
         turns=len(assistants),
         counts={
             "unterminated_turns": turns.unterminated,
@@ -86,8 +95,8 @@ def choose(turns: Turns, roles: list[str], choices: Choices) -> Path:
     )
 
 
-def _none() -> Int64Array:
-    return np.zeros(0, np.int64)
+def _column(values: Iterable[int]) -> Int64Array:
+    return np.fromiter(values, np.int64)
 
 
 def _chosen(stretch: Stretch, last: int, choices: Choices) -> bool:
@@ -98,17 +107,6 @@ def _chosen(stretch: Stretch, last: int, choices: Choices) -> bool:
     if stretch.part is Part.TOOL_CALLS:
         return choices.tool_calls == "train"
     return True
-
-
-def _merged(stretches: list[Stretch]) -> list[tuple[int, int, int]]:
-    """Neighbouring stretches of one message as one, so that no token is cut between two trained parts."""
-    merged: list[tuple[int, int, int]] = []
-    for s in stretches:
-        if merged and merged[-1][1] == s.start and merged[-1][2] == s.message:
-            merged[-1] = (merged[-1][0], s.end, s.message)
-        else:
-            merged.append((s.start, s.end, s.message))
-    return merged
 
 
 def _message_at(turns: Turns, piece: int, last: int) -> int:

@@ -11,23 +11,25 @@ notice.
 import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from premask.dtypes import Examples, Float32Array, Int32Array, Int64Array
+from premask.dtypes import Examples, Float32Array, Int32Array, Int64Array, offsets_of, slices, take
 from premask.encode.encoder import Encoded, Encoder
 from premask.encode.escape import Escaper
 from premask.mask.choices import Choices, Path, choose
 from premask.mask.controls import Places, Vocabulary, unexpected
+from premask.mask.grammar import discover
+from premask.mask.search import Intervals, differing, haystack, search
+from premask.mask.separate import Separated, separated
 from premask.mask.spans import ByteSpans, TokenSpans, to_tokens
 from premask.mask.turns import Tags, find_turns
 from premask.read import Conversation
 from premask.render.forms import adapt, discover_forms
 from premask.render.program import Failure, Group, Program, Rendered, Rendering
 from premask.render.values import TStr
-
 
 MASK_RULES = 1
 """Version of the rules by which tokens are trained; any change of a mask changes it."""
@@ -61,7 +63,12 @@ class Masker:
         self.vocabulary = vocabulary
         self.choices = choices
         self.program: Program[Path] = Program(template, variables, date, self._analyse)
-        self.forms = discover_forms(self.program.render_plain)
+        self.grammar = discover(
+            lambda analyse: Program(template, variables, date, analyse),
+            vocabulary,
+            encoder,
+            discover_forms(self.program.render_plain),
+        )
         size = encoder.vocabulary_size
         self._controls = vocabulary.ids(size)
         self._tags = Vocabulary({}, vocabulary.tags, frozenset()).ids(size)
@@ -70,17 +77,28 @@ class Masker:
     def _analyse(self, rendering: Rendering) -> tuple[list[str | TStr], Path]:
         split = self.choices.reasoning == "mask" or self.choices.tool_calls == "mask"
         pieces, turns = find_turns(rendering, self.vocabulary, Tags() if split else None)
-        return pieces, choose(turns, [m["role"] for m in rendering.conversation.messages], self.choices)
+        conversation = rendering.conversation
+        roles = [message["role"] for message in conversation.messages]
+        texts = [i for i, piece in enumerate(pieces) if isinstance(piece, TStr)]
+        return pieces, choose(turns, texts, roles, self.grammar.can_search(conversation), self.choices)
 
     def mask(self, conversations: Sequence[Conversation]) -> Masked:
         """Render, encode and mask a batch."""
+        if self.choices.turns == "together":
+            return self._mask(conversations)
+        parts = [part for row, c in enumerate(conversations) for part in separated(row, c, self.choices.train_on)]
+        masked = self._mask([part.conversation for part in parts])
+        return _regrouped(masked, parts, conversations)
+
+    def _mask(self, conversations: Sequence[Conversation]) -> Masked:
         counts: Counter[str] = Counter()
-        rendered = self.program.render([adapt(c, self.forms) for c in conversations])
+        rendered = self.program.render([adapt(c, self.grammar.forms) for c in conversations])
         failures = dict(rendered.failures)
         encoded = self.encoder.encode(rendered.texts)
         columns = _Columns(rendered)
         if self.choices.control_tokens != "allow":
             encoded = self._escaped(rendered, encoded, columns, failures, counts)
+        self._prove(rendered, encoded, columns, failures, counts)
         spans, weights = columns.spans(conversations)
         tokens = to_tokens(encoded, columns.sizes, spans, self.choices.straddle)
         examples = _examples(conversations, encoded, spans, tokens, weights, columns, failures)
@@ -104,7 +122,9 @@ class Masker:
             if row in failures:
                 continue
             if self.choices.control_tokens == "reject":
-                failures[row] = Failure("control_token", "expected messages without control tokens, found one spelt out")
+                failures[row] = Failure(
+                    "control_token", "expected messages without control tokens, found one spelt out"
+                )
                 continue
             text = rendered.texts[row]
             first, last = np.searchsorted(due.rows, (row, row + 1))
@@ -113,15 +133,15 @@ class Masker:
             turns = [(int(stretches.starts[i]), int(ends[i])) for i in range(*within)]
             result = self._escaper.encode(text, self._with_tags(text, own, turns))
             if result is None:
-                failures[row] = Failure("control_token", "a message spells a control token and holds a private character")
+                failures[row] = Failure(
+                    "control_token", "a message spells a control token and holds a private character"
+                )
             else:
                 again[row] = result
         counts["escaped_rows"] += len(again)
         return _replaced(encoded, again)
 
-    def _with_tags(
-        self, text: str, own: list[tuple[int, str]], turns: list[tuple[int, int]]
-    ) -> list[tuple[int, str]]:
+    def _with_tags(self, text: str, own: list[tuple[int, str]], turns: list[tuple[int, int]]) -> list[tuple[int, str]]:
         """The template's own control tokens, and the tags that the assistant's text holds between them."""
         raw = text.encode()
         tags = Vocabulary({}, self.vocabulary.tags, frozenset())
@@ -134,6 +154,37 @@ class Masker:
                 if place not in taken:
                     found.append((place, tag))
         return sorted(found)
+
+    def _prove(
+        self,
+        rendered: Rendered[Path],
+        encoded: Encoded,
+        columns: "_Columns",
+        failures: dict[int, Failure],
+        counts: Counter[str],
+    ) -> None:
+        """Reject the rows in which the search by markers finds other turns than provenance."""
+        searchable = np.zeros(len(rendered.texts), bool)
+        for group in rendered.groups:
+            searchable[group.rows] = group.analysis.searchable
+        counts["rows_searched"] += int(searchable.sum())
+        if not searchable.any():
+            return
+        hay = haystack(rendered.texts, encoded.ids, encoded.offsets, encoded.starts)
+        inside, _ = columns.texts(hay.bases)
+        starts, ends, aside = search(hay, self.grammar.markers, inside)
+        counts["markers_in_messages"] += aside
+        turns, turn_ends = columns.turns()
+        expected = hay.bases[turns.rows] + turns.starts, hay.bases[turns.rows] + turn_ends
+        for row in np.flatnonzero(differing((starts, ends), expected, hay.bases) & searchable):
+            failures.setdefault(
+                int(row),
+                Failure(
+                    "mask_unproven",
+                    "the search by markers and the provenance of the text do not agree on this row's turns; "
+                    "`premask explain` shows both",
+                ),
+            )
 
     def _count(self, encoded: Encoded, tokens: TokenSpans, columns: "_Columns", counts: Counter[str]) -> None:
         counts["straddle_start"] += int(tokens.cut_at_start.sum())
@@ -167,6 +218,15 @@ class _Columns:
         all_rows, all_starts = _joined(rows), _joined(starts)
         order = np.argsort(all_rows, kind="stable")
         return Places(all_rows[order], all_starts[order]), [texts[i] for i in order]
+
+    def texts(self, bases: Int64Array) -> tuple[Intervals, Int64Array]:
+        """Where the conversations' own texts lie, the batch laid out at `bases`; and the row of each."""
+        pairs = list(zip(self.groups, self.borders, strict=True))
+        rows = _joined([np.repeat(g.rows, len(g.analysis.texts)) for g, _ in pairs])
+        starts = bases[rows] + _joined([b[:, g.analysis.texts].ravel() for g, b in pairs])
+        ends = bases[rows] + _joined([b[:, g.analysis.texts + 1].ravel() for g, b in pairs])
+        order = np.lexsort((ends, starts))
+        return Intervals(starts[order], ends[order]), rows[order]
 
     def turns(self) -> tuple[Places, Int64Array]:
         """The stretches that the model emits: their places and ends."""
@@ -257,21 +317,43 @@ def _examples(
     filled = tokens.ends > starts
     per_row = np.bincount(spans.rows[filled], minlength=len(conversations))
     for row in np.flatnonzero(per_row == 0):
-        failures.setdefault(int(row), Failure("nothing_to_train", "expected a token to train, found none under this recipe"))
+        failures.setdefault(
+            int(row), Failure("nothing_to_train", "expected a token to train, found none under this recipe")
+        )
     kept = np.array([row for row in range(len(conversations)) if row not in failures], np.int64)
     of_kept = np.isin(spans.rows, kept) & filled
     relative = np.stack([starts - first, tokens.ends - first], axis=1)[of_kept].astype(np.int32)
     lengths = np.diff(encoded.offsets)[kept]
-    ids = [encoded.ids[encoded.offsets[row] : encoded.offsets[row + 1]] for row in kept]
     digests = b"".join(conversations[row].digest() for row in kept)
     return Examples(
-        ids=np.concatenate([np.zeros(0, np.int32), *ids]),
-        offsets=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+        ids=slices(encoded.ids, encoded.offsets[kept], lengths),
+        offsets=offsets_of(lengths),
         spans=relative,
-        span_offsets=np.concatenate(([0], np.cumsum(per_row[kept]))).astype(np.int64),
+        span_offsets=offsets_of(per_row[kept]),
         span_weights=weights[of_kept],
         rows=kept,
         turns=columns.turn_counts[kept],
         source_turns=np.full(len(kept), -1, np.int32),
         digests=np.frombuffer(digests, np.uint8).reshape(len(kept), 16),
     )
+
+
+def _regrouped(masked: Masked, parts: Sequence[Separated], conversations: Sequence[Conversation]) -> Masked:
+    """Examples of single turns under the rows they come from. A row of which one turn fails is rejected whole."""
+    failures: dict[int, Failure] = {}
+    for number, failure in sorted(masked.failures.items()):
+        part = parts[number]
+        failures.setdefault(part.row, Failure(failure.reason, f"turn {part.turn}: {failure.detail}"))
+    for row in set(range(len(conversations))) - {part.row for part in parts}:
+        failures[row] = Failure("nothing_to_train", "expected a turn to train, found none under this recipe")
+    rows = np.array([part.row for part in parts], np.int64)[masked.examples.rows]
+    turns = np.array([part.turn for part in parts], np.int32)[masked.examples.rows]
+    digests = b"".join(conversations[row].digest() for row in rows)
+    examples = replace(
+        masked.examples,
+        rows=rows,
+        turns=np.ones(len(rows), np.int32),
+        source_turns=turns,
+        digests=np.frombuffer(digests, np.uint8).reshape(len(rows), 16),
+    )
+    return Masked(take(examples, ~np.isin(rows, list(failures))), failures, masked.counts)

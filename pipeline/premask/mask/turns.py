@@ -19,7 +19,7 @@ no terminator of its own.
 import bisect
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from premask.mask.controls import Vocabulary
@@ -169,10 +169,12 @@ class _Analysis:
         header = "".join(p for p in self.pieces[first:start] if isinstance(p, str))
         last = max((i for i in range(start, end) if not isinstance(self.pieces[i], str)), default=start - 1)
         closing, stop, end = self._stop(last + 1, end)
+        goes_on = owner in self.owners[end:]
+        if goes_on and closing < stop and self.pieces[closing] not in self.vocabulary.stops:
+            closing = stop  # a token that closes something within the turn
         if any(not isinstance(p, str) or p.strip() for p in self.pieces[start:stop]):
             self.headers.append((owner, header))
-            if closing == stop:
-                self.unterminated += 1
+            self.unterminated += closing == stop and not goes_on
             self._stretch(start, closing, stop, owner, prompt)
         return max(end, stop)
 
@@ -193,7 +195,7 @@ class _Analysis:
         while prompt and i < end:
             piece = self.pieces[i]
             if isinstance(piece, str):
-                shared = _shared(piece, prompt)
+                shared = self._shared(piece, prompt)
                 if shared < len(piece):
                     if shared:
                         self._cut(i, shared)
@@ -207,6 +209,16 @@ class _Analysis:
                 break
             i += 1
         return i, end
+
+    def _shared(self, literal: str, prompt: str) -> int:
+        """The length of the longest common beginning that cuts no control token or tag of either."""
+        shorter = min(len(literal), len(prompt))
+        shared = next((i for i in range(shorter) if literal[i] != prompt[i]), shorter)
+        for text in (literal, prompt):
+            for at, token in self.vocabulary.find_all(text):
+                if at < shared < at + len(token):
+                    shared = at
+        return shared
 
     def _prompt(self, first: int) -> str:
         """The generation prompt behind the message that precedes piece `first`."""
@@ -239,16 +251,23 @@ class _Analysis:
             at, text = controls[-1]
             closing, end = self._split(after, end, at)
             stop, end = self._split(closing, end, len(text))
-            return closing, stop, end
-        before = self.pieces[after - 1] if after else ""
-        is_call = isinstance(before, TStr) and self._part(after - 1) is Part.TOOL_CALLS
-        stop, end = self._split(after, end, len(literal.rstrip()))
+            if text in self.vocabulary.stops or not self._stops_behind(stop, end):
+                return closing, stop, end
+        else:
+            stop, end = self._split(after, end, len(literal.rstrip()))
+            if not self._stops_behind(stop, end):
+                # Plain text may be a terminator, but not what closes a tool call.
+                before = self.pieces[after - 1] if after else ""
+                is_call = isinstance(before, TStr) and self._part(after - 1) is Part.TOOL_CALLS
+                return (stop if is_call else after), stop, end
+        self._split(end, len(self.pieces), len(self._stops_behind(stop, end)))
+        return end, end + 1, end + 1
+
+    def _stops_behind(self, stop: int, end: int) -> str:
+        """The stop token that the template writes right behind a run, as the next turn's header; empty if none."""
         following = self.pieces[end] if stop == end < len(self.pieces) else None
         found = self.vocabulary.find(following)[:1] if isinstance(following, str) else []
-        if found and found[0][0] == 0 and found[0][1] in self.vocabulary.stops:
-            self._split(end, len(self.pieces), len(found[0][1]))
-            return end, end + 1, end + 1
-        return (stop if is_call else after), stop, end
+        return found[0][1] if found and found[0][0] == 0 and found[0][1] in self.vocabulary.stops else ""
 
     def _split(self, i: int, end: int, length: int) -> tuple[int, int]:
         """The piece that begins `length` characters behind the start of literal `i`, cut if needed; the new end."""
@@ -359,7 +378,9 @@ class _Analysis:
 
 def _must_appear(path: Sequence[str | int]) -> bool:
     """Fields whose absence from the text would be a loss: contents, and what is called with what."""
-    return path[1] == "content" and path[-1] != "type" or path[1] == "tool_calls" and path[-1] in ("name", "arguments")
+    return (path[1] == "content" and path[-1] != "type") or (
+        path[1] == "tool_calls" and path[-1] in ("name", "arguments")
+    )
 
 
 def _with_scaffold(parts: list[Part], literal: list[bool]) -> list[Part]:
@@ -381,7 +402,12 @@ def _literals_at_end(pieces: Sequence[str | TStr | None]) -> str:
     return "".join(reversed([p for p in tail if isinstance(p, str)]))
 
 
-def _shared(a: str, b: str) -> int:
-    """The length of the longest common beginning."""
-    shorter = min(len(a), len(b))
-    return next((i for i in range(shorter) if a[i] != b[i]), shorter)
+def runs(stretches: Sequence[Stretch]) -> list[Stretch]:
+    """Neighbouring stretches of one message as one, of its first part."""
+    merged: list[Stretch] = []
+    for s in stretches:
+        if merged and merged[-1].end == s.start and merged[-1].message == s.message:
+            merged[-1] = replace(merged[-1], end=s.end)
+        else:
+            merged.append(s)
+    return merged

@@ -1,0 +1,184 @@
+"""Turns found by their markers alone: vectorized search over the flat ids and bytes of a batch.
+
+The second way to the same spans, which knows nothing of how a text came about. A turn starts behind an assistant header and
+ends behind the next terminator, or before the next header of any role. Markers that begin with a control token are looked for
+among the ids and compared by their bytes from there; markers of plain text are looked for among the bytes, because their ids
+depend on their neighbours.
+
+No Python loop over tokens, turns or rows: one pass over the ids (or bytes) for every distinct marker, then sorted arrays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from premask.dtypes import BoolArray, Int32Array, Int64Array
+
+Bytes = NDArray[np.uint8]
+
+WHITE = np.zeros(256, bool)
+WHITE[[9, 10, 11, 12, 13, 32]] = True
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A text that marks a turn's border, and the control token it begins with, if it does."""
+
+    text: bytes
+    token: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Markers:
+    """The markers of a chat template."""
+
+    headers: tuple[Marker, ...]
+    """What stands before an assistant's own words; of several that fit at one place the longest counts."""
+    closings: tuple[Marker, ...]
+    """What an assistant's turn ends with."""
+    openings: tuple[Marker, ...]
+    """What every other role's turn begins with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Haystack:
+    """A batch as one stretch of bytes: texts one NUL apart, so that no marker spans two of them."""
+
+    raw: Bytes
+    """`[B]` UTF-8 of all texts."""
+    ids: Int32Array
+    """`[T]` their ids."""
+    places: Int64Array
+    """`[T]` where each id begins in `raw`."""
+    bases: Int64Array
+    """`[N + 1]` where each text begins in `raw`, and where one more would."""
+
+
+def haystack(texts: Sequence[str], ids: Int32Array, offsets: Int64Array, starts: Int32Array) -> Haystack:
+    """Lay a batch out for searching; `starts` `[T]` are the ids' first bytes, each in its text."""
+    encoded = [text.encode() for text in texts]
+    raw = np.frombuffer(b"\0".join([*encoded, b""]), np.uint8)
+    bases = np.concatenate(([0], np.cumsum([len(e) + 1 for e in encoded]))).astype(np.int64)
+    places = np.repeat(bases[:-1], np.diff(offsets)) + starts
+    return Haystack(raw, ids, places, bases)
+
+
+def find(hay: Haystack, marker: Marker) -> Int64Array:
+    """Every place in `hay.raw` where a marker stands, ascending."""
+    if marker.token is not None:
+        return _matching(hay.raw, hay.places[hay.ids == marker.token], marker.text)
+    return find_bytes(hay.raw, marker.text)
+
+
+def find_bytes(raw: Bytes, text: bytes) -> Int64Array:
+    """Every place where `text` stands in `raw`, overlapping ones included, ascending."""
+    if not text or len(text) > len(raw):
+        return np.zeros(0, np.int64)
+    counts = np.bincount(raw[:65536], minlength=256)
+    rarest = min(range(len(text)), key=lambda i: int(counts[text[i]]))
+    places = np.flatnonzero(raw == text[rarest]).astype(np.int64) - rarest
+    return _matching(raw, places[places >= 0], text)
+
+
+def _matching(raw: Bytes, places: Int64Array, text: bytes) -> Int64Array:
+    """Those `places` at which `text` stands."""
+    places = places[places + len(text) <= len(raw)]
+    for i, byte in enumerate(text):
+        places = places[raw[places + i] == byte]
+    return places
+
+
+def search(hay: Haystack, markers: Markers, inside: "Intervals | None" = None) -> tuple[Int64Array, Int64Array, int]:
+    """Turns by their markers: starts and ends in `hay.raw`, ascending by start; and how many hits were set aside.
+
+    Hits that lie wholly `inside` a message's own text are set aside.
+    """
+    aside = 0
+
+    def hits(marker: Marker) -> Int64Array:
+        nonlocal aside
+        found = find(hay, marker)
+        if inside is None or not len(found):
+            return found
+        within = inside.contain(found, found + len(marker.text))
+        aside += int(within.sum())
+        return found[~within]
+
+    headers = [(hits(m), len(m.text)) for m in sorted(markers.headers, key=lambda m: len(m.text))]
+    places = np.unique(np.concatenate([np.zeros(0, np.int64), *(p for p, _ in headers)]))
+    starts = np.zeros(len(places), np.int64)
+    for found, length in headers:  # longer ones last, so that they win
+        starts[np.searchsorted(places, found)] = found + length
+    closings = [(hits(m), len(m.text)) for m in markers.closings]
+    openings = [hits(m) for m in markers.openings]
+    ends, closed = _ends(hay, starts, closings, np.concatenate([places, *openings]))
+    ends = np.where(closed, ends, _stripped(hay.raw, starts, ends))
+    filled = ends > starts
+    return starts[filled], ends[filled], aside
+
+
+def _ends(
+    hay: Haystack, starts: Int64Array, closings: list[tuple[Int64Array, int]], openings: Int64Array
+) -> tuple[Int64Array, BoolArray]:
+    """Where each turn ends: behind its terminator, else before the next header or the end of its text; and which it is."""
+    row_ends = hay.bases[np.searchsorted(hay.bases, starts, "right")] - 1
+    ends = _next(np.sort(openings), starts, row_ends)
+    closed = np.zeros(len(starts), bool)
+    stops, closing_ends = ends.copy(), ends.copy()
+    for found, length in closings:
+        nearest = _next(found, starts, row_ends)
+        better = (nearest <= stops) & (nearest < row_ends)  # a next header may itself be the stop token
+        stops[better], closing_ends[better] = nearest[better], nearest[better] + length
+        closed |= better
+    return np.where(closed, closing_ends, ends), closed
+
+
+def _next(places: Int64Array, starts: Int64Array, otherwise: Int64Array) -> Int64Array:
+    """The first of `places` (ascending) at or behind each start, within its text."""
+    if not len(places):
+        return otherwise.copy()
+    at = np.searchsorted(places, starts, "left")
+    found = places[np.minimum(at, len(places) - 1)]
+    return np.where((at < len(places)) & (found < otherwise), found, otherwise)
+
+
+def _stripped(raw: Bytes, starts: Int64Array, ends: Int64Array) -> Int64Array:
+    """`ends` moved before the white space that precedes them."""
+    ends = ends.copy()
+    moving = np.flatnonzero(ends > starts)
+    while len(moving):
+        moving = moving[WHITE[raw[ends[moving] - 1]]]
+        ends[moving] -= 1
+        moving = moving[ends[moving] > starts[moving]]
+    return ends
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Disjoint stretches of `raw`, ascending."""
+
+    starts: Int64Array
+    ends: Int64Array
+
+    def contain(self, starts: Int64Array, ends: Int64Array) -> BoolArray:
+        """Which of the stretches from `starts` to `ends` lie wholly inside one of these."""
+        if not len(self.starts):
+            return np.zeros(len(starts), bool)
+        at = np.maximum(np.searchsorted(self.starts, starts, "right") - 1, 0)
+        return (self.starts[at] <= starts) & (ends <= self.ends[at])
+
+
+def differing(
+    found: tuple[Int64Array, Int64Array], expected: tuple[Int64Array, Int64Array], bases: Int64Array
+) -> BoolArray:
+    """`[N]` the texts in which two sets of spans (starts and ends in `raw`, starts distinct) are not the same."""
+    bad = np.zeros(len(bases) - 1, bool)
+    for mine, others in ((found, expected), (expected, found)):
+        order = np.argsort(others[0])
+        starts, ends = others[0][order], others[1][order]
+        at = np.minimum(np.searchsorted(starts, mine[0]), max(len(starts) - 1, 0))
+        same = (starts[at] == mine[0]) & (ends[at] == mine[1]) if len(starts) else np.zeros(len(mine[0]), bool)
+        bad[np.searchsorted(bases, mine[0][~same], "right") - 1] = True
+    return bad

@@ -167,3 +167,40 @@ def view(
     from premask.show.dataset import show
 
     show(folder, split=split, pack=pack, source_row=source_row, tokenizer=tokenizer, color=not no_color)
+
+
+@premask.command(short_help="Show what was discovered of a chat template.")
+@click.option("--tokenizer", required=True, metavar="DIR|ORG/NAME", help="The model's tokenizer.")
+@click.option("--template", metavar="NAME|FILE", help="Chat template, instead of the tokenizer's own.")
+@click.option("--set", "sets", multiple=True, metavar="OPTION=VALUE", help="Any recipe option; may be repeated.")
+@click.option("--no-color", is_flag=True, help="No colours; also when NO_COLOR is set.")
+def markers(tokenizer: str, template: str | None, sets: tuple[str, ...], no_color: bool) -> None:
+    """Show a template's markers, the features that it supports, what to know of it, and an example."""
+    from rich.console import Console
+
+    from premask.encode.files import load_tokenizer_files
+    from premask.mask.lints import lints
+    from premask.recipe import recipe_from
+    from premask.show.grammar import render_grammar
+    from premask.steps import build_masker
+
+    recipe = recipe_from({"sources": ("-",), "tokenizer": tokenizer, "template": template}, None, sets)
+    masker = build_masker(recipe, load_tokenizer_files(recipe.tokenizer))
+    remarks = list(lints(masker.grammar, masker.vocabulary))
+    Console(highlight=False, no_color=no_color or None).print(render_grammar(masker.grammar, remarks))
+
+
+@premask.command(short_help="Follow one source row through every stage.")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--source-row", type=click.IntRange(min=0), required=True, metavar="N", help="Global number of the row.")
+@click.option("--source", "sources", multiple=True, metavar="FILE", help="Where the sources are now, if they moved.")
+@click.option("--tokenizer", metavar="DIR|ORG/NAME", help="Where the dataset's tokenizer is now, if it has moved.")
+@click.option("--no-color", is_flag=True, help="No colours; also when NO_COLOR is set.")
+def explain(folder: Path, source_row: int, sources: tuple[str, ...], tokenizer: str | None, no_color: bool) -> None:
+    """Show one conversation as rendered: who wrote which text, what is trained, and why."""
+    from rich.console import Console
+
+    from premask.explain import explain
+
+    console = Console(highlight=False, no_color=no_color or None)
+    explain(console, folder, source_row, sources=list(sources), tokenizer=tokenizer)

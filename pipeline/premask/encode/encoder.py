@@ -53,16 +53,16 @@ class Encoder:
     """A tokenizer, loaded from the bytes of its `tokenizer.json`; never adds special tokens of its own."""
 
     def __init__(self, tokenizer_json: bytes) -> None:
-        self._spec: dict[str, Any] = orjson.loads(tokenizer_json)
-        self._spec["truncation"] = self._spec["padding"] = None
-        self.added = [AddedToken(t["id"], t["content"], t["special"]) for t in self._spec.get("added_tokens", [])]
-        self._tokenizer = self._load(self._spec)
+        spec: dict[str, Any] = orjson.loads(tokenizer_json)
+        # Nothing is cut, padded or added, so a post-processor could only trim spaces off the offsets.
+        self._spec = {**spec, "truncation": None, "padding": None, "post_processor": None}
+        self._tokenizer = Tokenizer.from_str(orjson.dumps(self._spec).decode())
+        declared = self._spec.get("added_tokens") or []
+        ids = [self._tokenizer.token_to_id(t["content"]) for t in declared]  # the file's numbers need not be the real ones
+        self.added = [AddedToken(i, t["content"], t["special"]) for i, t in zip(ids, declared, strict=True)]
+        self._swallowing = {i: t for i, t in zip(ids, declared, strict=True) if t.get("lstrip") or t.get("rstrip")}
         self.byte_level, self.lossless = _byte_level(self._spec), _lossless(self._spec)
         self.vocabulary_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-
-    @staticmethod
-    def _load(spec: dict[str, Any]) -> Tokenizer:
-        return Tokenizer.from_str(orjson.dumps(spec).decode())
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:

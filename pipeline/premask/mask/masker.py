@@ -12,6 +12,7 @@ import datetime
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from premask.encode.encoder import Encoded, Encoder
 from premask.encode.escape import Escaper
 from premask.mask.choices import Choices, Path, choose
 from premask.mask.controls import Places, Vocabulary, unexpected
+from premask.mask.explain import Explanation, ask, labels, stretches
 from premask.mask.grammar import discover
 from premask.mask.search import Intervals, differing, haystack, search
 from premask.mask.separate import Separated, separated
 from premask.mask.spans import ByteSpans, TokenSpans, to_tokens
-from premask.mask.turns import Tags, find_turns
+from premask.mask.turns import Tags, Turns, find_turns
 from premask.read import Conversation
 from premask.render.forms import adapt, discover_forms
 from premask.render.program import Failure, Group, Program, Rendered, Rendering
@@ -62,25 +64,27 @@ class Masker:
         self.encoder = encoder
         self.vocabulary = vocabulary
         self.choices = choices
-        self.program: Program[Path] = Program(template, variables, date, self._analyse)
-        self.grammar = discover(
-            lambda analyse: Program(template, variables, date, analyse),
-            vocabulary,
-            encoder,
-            discover_forms(self.program.render_plain),
-        )
+        self._program = partial(Program, template, variables, date)
+        self.program: Program[Path] = self._program(self._analyse)
+        forms = discover_forms(self.program.render_plain)
+        self.grammar = discover(self._program, vocabulary, encoder, forms)
         size = encoder.vocabulary_size
         self._controls = vocabulary.ids(size)
         self._tags = Vocabulary({}, vocabulary.tags, frozenset()).ids(size)
         self._escaper = Escaper(encoder, [*vocabulary.controls, *vocabulary.tags])
 
     def _analyse(self, rendering: Rendering) -> tuple[list[str | TStr], Path]:
+        pieces, _, path = self._analysed(rendering)
+        return pieces, path
+
+    def _analysed(self, rendering: Rendering) -> tuple[list[str | TStr], Turns, Path]:
         split = self.choices.reasoning == "mask" or self.choices.tool_calls == "mask"
         pieces, turns = find_turns(rendering, self.vocabulary, Tags() if split else None)
         conversation = rendering.conversation
         roles = [message["role"] for message in conversation.messages]
         texts = [i for i, piece in enumerate(pieces) if isinstance(piece, TStr)]
-        return pieces, choose(turns, texts, roles, self.grammar.can_search(conversation), self.choices)
+        path = choose(turns, texts, roles, self.grammar.can_search(conversation), self.choices)
+        return pieces, turns, path
 
     def mask(self, conversations: Sequence[Conversation]) -> Masked:
         """Render, encode and mask a batch."""
@@ -104,6 +108,35 @@ class Masker:
         examples = _examples(conversations, encoded, spans, tokens, weights, columns, failures)
         self._count(encoded, tokens, columns, counts)
         return Masked(examples, failures, counts)
+
+    def explain(self, conversation: Conversation) -> Explanation:
+        """One conversation, with the reason for every stretch of its text."""
+        adapted = adapt(conversation, self.grammar.forms)
+        found: list[tuple[Sequence[str | TStr], Turns, Path]] = []
+        questions: Mapping[Any, Any] = {}
+
+        def analyse(rendering: Rendering) -> tuple[list[str | TStr], Path]:
+            nonlocal questions
+            questions = rendering.questions
+            pieces, turns, path = self._analysed(rendering)
+            found.append((pieces, turns, path))
+            return pieces, path
+
+        self._program(analyse).render([adapted])
+        masked = self._mask([conversation])
+        rejected = masked.failures.get(0)
+        pieces, turns, path = found[0] if found else ([], None, None)
+        roles = [message["role"] for message in adapted.messages]
+        weights = conversation.weights or [None] * len(roles)
+        searched = path is not None and path.searchable
+        return Explanation(
+            stretches=stretches(pieces, turns, path, roles, weights) if turns and path else [],
+            questions=[ask(question, answer) for question, answer in questions.items()],
+            proof="proven by provenance and by search" if searched else "proven by provenance and its bytes",
+            ids=masked.examples.ids,
+            labels=labels(masked.examples.ids, masked.examples.spans),
+            rejected=f"{rejected.reason}: {rejected.detail}" if rejected else "",
+        )
 
     def _escaped(
         self,

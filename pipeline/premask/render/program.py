@@ -66,6 +66,8 @@ class Rendering:
     """The first n messages rendered with the generation prompt; None where the template refuses them."""
     ask: Callable[[int], bool]
     """Whether field number n holds anything: a question like any other."""
+    questions: Mapping[Expr, Any]
+    """What has been asked so far, with the answers; grows with further questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,7 @@ class Program(Generic[A]):
             _, fields = flatten(conversation)
             return bool(recorder.ask(("bool", ("field", field)), bool(fields[field])))
 
-        rendering = Rendering(conversation, trace.pieces, field_paths(conversation), prompt, ask)
+        rendering = Rendering(conversation, trace.pieces, field_paths(conversation), prompt, ask, recorder.guards)
         pieces, analysis = self.analyse(rendering)
         return Leaf(compile_expressions([expression(p) for p in pieces]), analysis)
 

@@ -7,7 +7,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from premask.dtypes import BoolArray, Int64Array
-from premask.mask.turns import Part, Stretch, Turns, runs
+from premask.mask.parts import Part
+from premask.mask.turns import Stretch, Turns, runs
 
 
 class Choices(Protocol):

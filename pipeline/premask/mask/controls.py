@@ -1,12 +1,12 @@
 """Control tokens: which they are, and message text that spells one.
 
-A **control token** shapes the conversation: an added token that is special, or that the template itself writes. A **tag**
-(`<think>`, `<tool_call>`) is an added token with a closing mate that is not special: the model emits it, so it stays a token
-inside assistant messages. Any other added token (GPT-NeoX's runs of spaces) is ordinary text.
+A **control token** shapes the conversation: an added token that is special, or that the template itself writes. A
+**tag** (`<think>`, `<tool_call>`) is an added token with a closing mate that is not special: the model emits it, so
+it stays a token inside assistant messages. Any other added token (GPT-NeoX's runs of spaces) is ordinary text.
 
-The template's own control tokens are known by piece and byte, so text that spells one shows as a token where none is due:
-one comparison of two sorted lists over the batch. Only such rows are encoded again, with everything but the template's
-own control tokens taken for plain text (`encode/escape.py`).
+The template's own control tokens are known by piece and byte, so text that spells one shows as a token where none is
+due: one comparison of two sorted lists over the batch. Only such rows are encoded again, with everything but the
+template's own control tokens taken for plain text (`encode/escape.py`).
 """
 
 import re
@@ -31,7 +31,9 @@ class Vocabulary:
     """Tokens on which generation stops."""
 
     def find(self, text: str) -> list[tuple[int, str]]:
-        """Every control token in a text, in order: its first character and its text; the longest wins, as in encoding."""
+        """Every control token in a text, in order: its first character and its text; the longest wins, as in
+        encoding.
+        """
         return _find(text, self.controls)
 
     def find_all(self, text: str) -> list[tuple[int, str]]:

@@ -7,7 +7,8 @@ import numpy as np
 
 from premask.dtypes import IGNORE_INDEX, Int32Array
 from premask.mask.choices import Path
-from premask.mask.turns import Part, Turns
+from premask.mask.parts import Part
+from premask.mask.turns import Turns
 from premask.render.values import TStr
 
 _PARTS = {
@@ -73,7 +74,9 @@ def stretches(
             reason = _reason(weight, span is not None, stated)
         else:
             origin = "template" if owner is None else f"message {owner} ({roles[owner]})"
-            reason = "the generation prompt gives it" if owner is not None and _is_header(turns, i, owner) else "not emitted"
+            reason = (
+                "the generation prompt gives it" if owner is not None and _is_header(turns, i, owner) else "not emitted"
+            )
         text = piece if isinstance(piece, str) else str(piece.value)
         if found and (found[-1].origin, found[-1].reason, found[-1].weight) == (origin, reason, weight):
             found[-1] = Stretch(found[-1].text + text, weight != 0, weight, origin, reason)

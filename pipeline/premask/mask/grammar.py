@@ -1,11 +1,13 @@
 """The turn grammar of a chat template, discovered by rendering probes: nothing here knows a model family.
 
-Probes are short conversations with words that cannot be mistaken. Their traced renderings say how every role's turn begins,
-what the generation prompt is, how a turn ends, and what the template does to its input. The markers that follow from
-them are tried out on the probes themselves: only where the search reproduces the provenance is it used as proof, feature by
-feature (tools, reasoning ...), since many templates write those in ways that markers alone cannot follow.
+Probes are short conversations with words that cannot be mistaken. Their traced renderings say how every role's turn
+begins, what the generation prompt is, how a turn ends, and what the template does to its input. The markers that
+follow from them are tried out on the probes themselves: only where the search reproduces the provenance is it used as
+proof, feature by feature (tools, reasoning ...), since many templates write those in ways that markers alone cannot
+follow.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +16,9 @@ import numpy as np
 
 from premask.encode.encoder import Encoder
 from premask.mask.controls import Vocabulary
+from premask.mask.parts import Part, Tags
 from premask.mask.search import Marker, Markers, differing, haystack, search
-from premask.mask.turns import Part, Turns, find_turns, runs
+from premask.mask.turns import Turns, find_turns, runs
 from premask.read import Conversation
 from premask.render.forms import Forms, adapt
 from premask.render.program import Program, Rendering
@@ -36,7 +39,7 @@ def features(conversation: Conversation) -> frozenset[str]:
         found.add("tools")
     if _any(conversation, "reasoning_content") or _any(conversation, "thinking") or _any(conversation, "reasoning"):
         found.add("reasoning")
-    pairs = list(zip(roles, roles[1:], strict=False))
+    pairs = list(itertools.pairwise(roles))
     if roles[0] == "assistant" or any(a == b != "tool" for a, b in pairs):
         found.add("out of turn")
     return frozenset(found)
@@ -103,6 +106,8 @@ class Grammar:
     """How the turns of the other roles begin."""
     prompt: str
     """The generation prompt behind a user message."""
+    tags: Tags
+    """What opens and closes the thinking part of a turn."""
     markers: Markers
     searchable: frozenset[str] = field(default_factory=frozenset)
     """Features (the empty one included) for which the search by markers reproduces the provenance."""
@@ -152,6 +157,7 @@ def discover(
         closings=closings,
         openings=openings,
         prompt=_prompt(tried, forms),
+        tags=_tags(probes.get("reasoning", []), headers, vocabulary),
         markers=markers,
         searchable=frozenset(n for n, group in probes.items() if _reproduces(group, markers, encoder)),
     )
@@ -199,6 +205,23 @@ def _openings(probes: list[Probe]) -> dict[str, list[str]]:
             if opening.strip() and len(opening) < sum(len(_text(p)) for p in pieces):
                 found.setdefault(message["role"], set()).add(opening)
     return {role: sorted(texts, key=len) for role, texts in found.items()}
+
+
+def _tags(probes: list[Probe], headers: list[str], vocabulary: Vocabulary) -> Tags:
+    """The texts around reasoning: what stands between header and reasoning, and the first token (or word) behind it."""
+    for probe in probes:
+        texts = [_text(piece) for piece in probe.pieces]
+        for i, text in enumerate(texts):
+            if text != "t1t":
+                continue
+            before = "".join(texts[:i]).rpartition("q1q")[2]
+            opening = before.rpartition(headers[0])[2].strip() if headers else before.strip()
+            behind = texts[i + 1] if i + 1 < len(texts) else ""
+            tokens = vocabulary.find_all(behind)
+            closing = tokens[0][1] if tokens else behind.split()[0] if behind.split() else ""
+            if opening and closing:
+                return Tags(opening, closing)
+    return Tags()
 
 
 def _prompt(program: "Program[Found]", forms: Forms) -> str:

@@ -4,8 +4,8 @@
                   -> control tokens where none are due? encode those rows again, escaped
                   -> spans of bytes -> spans of tokens -> proof -> Examples
 
-Everything behind the rendering works on the batch's flat arrays. A row that cannot be proven is rejected; its neighbours never
-notice.
+Everything behind the rendering works on the batch's flat arrays. A row that cannot be proven is rejected; its
+neighbours never notice.
 """
 
 import datetime
@@ -17,20 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from premask.dtypes import Examples, Float32Array, Int32Array, Int64Array, offsets_of, slices, take
+from premask.dtypes import Examples, Float32Array, Int32Array, offsets_of, slices, take
 from premask.encode.encoder import Encoded, Encoder
 from premask.encode.escape import Escaper
 from premask.mask.choices import Choices, Path, choose
-from premask.mask.controls import Places, Vocabulary, unexpected
+from premask.mask.columns import Columns
+from premask.mask.controls import Vocabulary, unexpected
 from premask.mask.explain import Explanation, ask, labels, stretches
 from premask.mask.grammar import discover
-from premask.mask.search import Intervals, differing, haystack, search
+from premask.mask.search import differing, haystack, search
 from premask.mask.separate import Separated, separated
 from premask.mask.spans import ByteSpans, TokenSpans, to_tokens
-from premask.mask.turns import Tags, Turns, find_turns
+from premask.mask.turns import Turns, find_turns
 from premask.read import Conversation
 from premask.render.forms import adapt, discover_forms
-from premask.render.program import Failure, Group, Program, Rendered, Rendering
+from premask.render.program import Failure, Program, Rendered, Rendering
 from premask.render.values import TStr
 
 MASK_RULES = 1
@@ -79,7 +80,7 @@ class Masker:
 
     def _analysed(self, rendering: Rendering) -> tuple[list[str | TStr], Turns, Path]:
         split = self.choices.reasoning == "mask" or self.choices.tool_calls == "mask"
-        pieces, turns = find_turns(rendering, self.vocabulary, Tags() if split else None)
+        pieces, turns = find_turns(rendering, self.vocabulary, self.grammar.tags if split else None)
         conversation = rendering.conversation
         roles = [message["role"] for message in conversation.messages]
         texts = [i for i, piece in enumerate(pieces) if isinstance(piece, TStr)]
@@ -99,7 +100,7 @@ class Masker:
         rendered = self.program.render([adapt(c, self.grammar.forms) for c in conversations])
         failures = dict(rendered.failures)
         encoded = self.encoder.encode(rendered.texts)
-        columns = _Columns(rendered)
+        columns = Columns(rendered)
         if self.choices.control_tokens != "allow":
             encoded = self._escaped(rendered, encoded, columns, failures, counts)
         self._prove(rendered, encoded, columns, failures, counts)
@@ -142,7 +143,7 @@ class Masker:
         self,
         rendered: Rendered[Path],
         encoded: Encoded,
-        columns: "_Columns",
+        columns: Columns,
         failures: dict[int, Failure],
         counts: Counter[str],
     ) -> Encoded:
@@ -192,7 +193,7 @@ class Masker:
         self,
         rendered: Rendered[Path],
         encoded: Encoded,
-        columns: "_Columns",
+        columns: Columns,
         failures: dict[int, Failure],
         counts: Counter[str],
     ) -> None:
@@ -219,98 +220,13 @@ class Masker:
                 ),
             )
 
-    def _count(self, encoded: Encoded, tokens: TokenSpans, columns: "_Columns", counts: Counter[str]) -> None:
+    def _count(self, encoded: Encoded, tokens: TokenSpans, columns: Columns, counts: Counter[str]) -> None:
         counts["straddle_start"] += int(tokens.cut_at_start.sum())
         counts["straddle_end"] += int(tokens.cut_at_end.sum())
         for group in columns.groups:
             for name, count in group.analysis.counts.items():
                 counts[name] += count * len(group.rows)
         counts["rows_by_offsets"] += encoded.by_offsets
-
-
-class _Columns:
-    """The byte positions of a rendered batch, group by group."""
-
-    def __init__(self, rendered: Rendered[Path]) -> None:
-        self.groups = rendered.groups
-        self.borders = [_borders(g.lengths) for g in self.groups]
-        self.sizes = np.zeros(len(rendered.texts), np.int64)
-        self.turn_counts = np.zeros(len(rendered.texts), np.int32)
-        for group, borders in zip(self.groups, self.borders, strict=True):
-            self.sizes[group.rows] = borders[:, -1]
-            self.turn_counts[group.rows] = group.analysis.turns
-
-    def controls(self) -> tuple[Places, list[str]]:
-        """Where the template itself writes control tokens, and which."""
-        rows = [np.repeat(g.rows, len(g.analysis.control_pieces)) for g in self.groups]
-        starts = [
-            (b[:, g.analysis.control_pieces] + g.analysis.control_bytes).ravel()
-            for g, b in zip(self.groups, self.borders, strict=True)
-        ]
-        texts = [text for g in self.groups for _ in g.rows for text in g.analysis.control_texts]
-        all_rows, all_starts = _joined(rows), _joined(starts)
-        order = np.argsort(all_rows, kind="stable")
-        return Places(all_rows[order], all_starts[order]), [texts[i] for i in order]
-
-    def texts(self, bases: Int64Array) -> tuple[Intervals, Int64Array]:
-        """Where the conversations' own texts lie, the batch laid out at `bases`; and the row of each."""
-        pairs = list(zip(self.groups, self.borders, strict=True))
-        rows = _joined([np.repeat(g.rows, len(g.analysis.texts)) for g, _ in pairs])
-        starts = bases[rows] + _joined([b[:, g.analysis.texts].ravel() for g, b in pairs])
-        ends = bases[rows] + _joined([b[:, g.analysis.texts + 1].ravel() for g, b in pairs])
-        order = np.lexsort((ends, starts))
-        return Intervals(starts[order], ends[order]), rows[order]
-
-    def turns(self) -> tuple[Places, Int64Array]:
-        """The stretches that the model emits: their places and ends."""
-        rows = [np.repeat(g.rows, len(g.analysis.turn_starts)) for g in self.groups]
-        pairs = list(zip(self.groups, self.borders, strict=True))
-        starts = _joined([b[:, g.analysis.turn_starts].ravel() for g, b in pairs])
-        ends = _joined([b[:, g.analysis.turn_ends].ravel() for g, b in pairs])
-        all_rows = _joined(rows)
-        order = np.argsort(all_rows, kind="stable")
-        return Places(all_rows[order], starts[order]), ends[order]
-
-    def spans(self, conversations: Sequence[Conversation]) -> tuple[ByteSpans, Float32Array]:
-        """The trained spans of every row with their weights; spans of weight 0 are left out."""
-        rows, starts, ends, messages, weights = [], [], [], [], []
-        for group, borders in zip(self.groups, self.borders, strict=True):
-            path = group.analysis
-            rows.append(np.repeat(group.rows, len(path.starts)))
-            starts.append(borders[:, path.starts].ravel())
-            ends.append(borders[:, path.ends].ravel())
-            messages.append(np.tile(path.messages, len(group.rows)))
-            weights.append(_weights(group, conversations).ravel())
-        all_rows, weight = _joined(rows), np.concatenate([np.zeros(0, np.float32), *weights])
-        order = np.argsort(all_rows, kind="stable")
-        order = order[weight[order] != 0]
-        spans = ByteSpans(
-            all_rows[order], _joined(starts)[order], _joined(ends)[order], _joined(messages)[order].astype(np.int32)
-        )
-        return spans, weight[order]
-
-
-def _borders(lengths: Int32Array) -> Int64Array:
-    """`[n, p + 1]` where every piece starts, from the lengths `[n, p]`."""
-    borders = np.zeros((lengths.shape[0], lengths.shape[1] + 1), np.int64)
-    np.cumsum(lengths, axis=1, out=borders[:, 1:])
-    return borders
-
-
-def _weights(group: Group[Path], conversations: Sequence[Conversation]) -> Float32Array:
-    """`[n, s]` float32, the weight of every span of a group: the message's own, or the recipe's default."""
-    path = group.analysis
-    weights = np.tile(path.default.astype(np.float32), (len(group.rows), 1))
-    for n, row in enumerate(group.rows):
-        stated = conversations[row].weights
-        if stated is not None:
-            own = np.array([np.nan if w is None else w for w in stated], np.float32)[path.messages]
-            weights[n] = np.where(np.isnan(own), weights[n], own)
-    return weights
-
-
-def _joined(arrays: Sequence[Int64Array]) -> Int64Array:
-    return np.concatenate([np.zeros(0, np.int64), *arrays])
 
 
 def _replaced(encoded: Encoded, again: dict[int, tuple[Int32Array, Int32Array, Int32Array]]) -> Encoded:
@@ -341,7 +257,7 @@ def _examples(
     spans: ByteSpans,
     tokens: TokenSpans,
     weights: Float32Array,
-    columns: _Columns,
+    columns: Columns,
     failures: dict[int, Failure],
 ) -> Examples:
     """The rows with something to train; rows without are added to `failures`."""

@@ -1,7 +1,7 @@
 """One example per assistant turn, for templates that rewrite history.
 
-A turn is rendered as the last of its conversation: the context is exactly what the model sees when it generates that turn
-(thinking of earlier turns dropped where the template drops it), and only that turn is trained.
+A turn is rendered as the last of its conversation: the context is exactly what the model sees when it generates that
+turn (thinking of earlier turns dropped where the template drops it), and only that turn is trained.
 """
 
 from collections.abc import Iterator
@@ -31,7 +31,6 @@ def separated(row: int, conversation: Conversation, train_on: Literal["all", "la
         if weight is None:
             weight = float(train_on == "all" or (train_on == "last" and message == turns[-1]))
         if weight:
-            beginning = replace(
-                conversation, messages=conversation.messages[: message + 1], weights=[0.0] * message + [weight]
-            )
+            own: list[float | None] = [*[0.0] * message, weight]
+            beginning = replace(conversation, messages=conversation.messages[: message + 1], weights=own)
             yield Separated(row, turn, beginning)

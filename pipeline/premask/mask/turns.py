@@ -1,42 +1,33 @@
 """From the pieces of a rendering to the turns in it: what the model was given, what it has to emit, and how it ends.
 
-Works on one path of a template at a time, not on rows: the result says between which pieces a turn runs, and every row of that
-path gets its byte positions by adding lengths.
+Works on one path of a template at a time, not on rows: the result says between which pieces a turn runs, and every
+row of that path gets its byte positions by adding lengths.
 
-**Who wrote a piece.** Text derived from a message belongs to that message, a literal to the message in whose iteration it was
-written. Text of a tool or a user that is written within an assistant's iteration, with nothing to tell which literals around it
-belong to whom, makes the rendering unproven.
+**Who wrote a piece.** Text derived from a message belongs to that message, a literal to the message in whose
+iteration it was written. Text of a tool or a user that is written within an assistant's iteration, with nothing to
+tell which literals around it belong to whom, makes the rendering unproven.
 
-**Where a turn starts.** After the longest beginning that it shares with the generation prompt: what the template itself
-appends, behind the same preceding message, when asked for one. Of a literal any number of characters is shared; a text
-of the conversation is shared only where it begins with all that is left of the prompt.
+**Where a turn starts.** After the longest beginning that it shares with the generation prompt: what the template
+itself appends, behind the same preceding message, when asked for one. Of a literal any number of characters is
+shared; a text of the conversation is shared only where it begins with all that is left of the prompt.
 
-**Where it ends.** After the last control token among the literals that follow its last text; where there is none, after the
-last literal that is not white space. A stop token that the template writes as the next turn's header closes a turn that has
-no terminator of its own.
+**Where it ends.** After the last control token among the literals that follow its last text; where there is none,
+after the last literal that is not white space. A stop token that the template writes as the next turn's header closes
+a turn that has no terminator of its own.
 """
 
 import bisect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
 
 from premask.mask.controls import Vocabulary
+from premask.mask.parts import Part, Tags, cut_parts
 from premask.render.program import NotRendered, Rendering, Unproven
 from premask.render.tracing import Piece
 from premask.render.values import TStr
 
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
-
-
-class Part(IntEnum):
-    """What a stretch of a turn is."""
-
-    CONTENT = 0
-    REASONING = 1
-    TOOL_CALLS = 2
-    TERMINATOR = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +60,6 @@ class Turns:
     """Messages whose reasoning the template does not write."""
     tools_dropped: bool
     """Whether the template does not write the tool schemas that the conversation has."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tags:
-    """The texts that open and close the thinking part of a turn; looked for only when a choice depends on it."""
-
-    opening: str = "<think>"
-    closing: str = "</think>"
 
 
 def find_turns(rendering: Rendering, vocabulary: Vocabulary, tags: Tags | None) -> tuple[list[str | TStr], Turns]:
@@ -164,9 +147,7 @@ class _Analysis:
         end = first
         while end < len(self.pieces) and self.owners[end] == owner:
             end += 1
-        prompt = self._prompt(first)
-        start, end = self._start(first, end, prompt)
-        header = "".join(p for p in self.pieces[first:start] if isinstance(p, str))
+        start, end, header = self._start(first, end, self._prompt(first))
         last = max((i for i in range(start, end) if not isinstance(self.pieces[i], str)), default=start - 1)
         closing, stop, end = self._stop(last + 1, end)
         goes_on = owner in self.owners[end:]
@@ -175,7 +156,9 @@ class _Analysis:
         if any(not isinstance(p, str) or p.strip() for p in self.pieces[start:stop]):
             self.headers.append((owner, header))
             self.unterminated += closing == stop and not goes_on
-            self._stretch(start, closing, stop, owner, prompt)
+            before = len(self.pieces)
+            self._stretch(start, closing, stop, owner, header)
+            return max(end, stop) + len(self.pieces) - before
         return max(end, stop)
 
     def _cut(self, i: int, at: int) -> None:
@@ -189,26 +172,26 @@ class _Analysis:
         self.owners[i : i + 1] = [self.owners[i]] * len(parts)
         self.marked[i : i + 1] = [self.marked[i]] * len(parts)
 
-    def _start(self, first: int, end: int, prompt: str) -> tuple[int, int]:
-        """Where the text of a run parts from the generation prompt: piece index, and the run's new end."""
-        i = first
-        while prompt and i < end:
+    def _start(self, first: int, end: int, prompt: str) -> tuple[int, int, str]:
+        """Where the text of a run parts from the generation prompt: piece, the run's new end, and what they share."""
+        i, rest = first, prompt
+        while rest and i < end:
             piece = self.pieces[i]
             if isinstance(piece, str):
-                shared = self._shared(piece, prompt)
+                shared = self._shared(piece, rest)
+                rest = rest[shared:]
                 if shared < len(piece):
                     if shared:
                         self._cut(i, shared)
                         i, end = i + 1, end + 1
                     break
-                prompt = prompt[shared:]
             elif piece:  # asks
-                if piece.starts_with(prompt):
-                    self._cut(i, len(prompt))
-                    i, end = i + 1, end + 1
+                if piece.starts_with(rest):
+                    self._cut(i, len(rest))
+                    i, end, rest = i + 1, end + 1, ""
                 break
             i += 1
-        return i, end
+        return i, end, prompt[: len(prompt) - len(rest)]
 
     def _shared(self, literal: str, prompt: str) -> int:
         """The length of the longest common beginning that cuts no control token or tag of either."""
@@ -258,7 +241,7 @@ class _Analysis:
             if not self._stops_behind(stop, end):
                 # Plain text may be a terminator, but not what closes a tool call.
                 before = self.pieces[after - 1] if after else ""
-                is_call = isinstance(before, TStr) and self._part(after - 1) is Part.TOOL_CALLS
+                is_call = self._part(before) is Part.TOOL_CALLS
                 return (stop if is_call else after), stop, end
         self._split(end, len(self.pieces), len(self._stops_behind(stop, end)))
         return end, end + 1, end + 1
@@ -273,7 +256,8 @@ class _Analysis:
         """The piece that begins `length` characters behind the start of literal `i`, cut if needed; the new end."""
         while length > 0:
             piece = self.pieces[i]
-            assert isinstance(piece, str)
+            if not isinstance(piece, str):
+                raise AssertionError("bug in premask: a text among the literals that close a turn")
             if length < len(piece):
                 self._cut(i, length)
                 end += 1
@@ -281,71 +265,22 @@ class _Analysis:
             i += 1
         return i, end
 
-    def _stretch(self, start: int, closing: int, stop: int, owner: int, prompt: str) -> None:
+    def _stretch(self, start: int, closing: int, stop: int, owner: int, header: str) -> None:
         """Note the parts of a turn, whose terminator are the pieces from `closing` to `stop`."""
-        before = len(self.pieces)
-        parts = self._parts(start, closing, prompt)
-        grown = len(self.pieces) - before
-        for part, group in itertools.groupby(range(len(parts)), key=parts.__getitem__):
+        cuts = cut_parts(self.pieces[start:closing], self._part, self.tags, header)
+        marked = self.marked[start:closing]
+        self.pieces[start:closing] = [cut.text for cut in cuts]
+        self.owners[start:closing] = [owner] * len(cuts)
+        self.marked[start:closing] = [marked[cut.source] for cut in cuts]
+        for part, group in itertools.groupby(range(len(cuts)), key=lambda n: cuts[n].part):
             places = [start + n for n in group]
             self.stretches.append(Stretch(places[0], places[-1] + 1, owner, part))
         if closing < stop:
-            self.stretches.append(Stretch(closing + grown, stop + grown, owner, Part.TERMINATOR))
+            end = start + len(cuts)
+            self.stretches.append(Stretch(end, end + stop - closing, owner, Part.TERMINATOR))
 
-    def _parts(self, start: int, closing: int, prompt: str) -> list[Part]:
-        """The part that every piece of a turn belongs to; cuts pieces at thinking tags where a choice needs it."""
-        inside = self.tags is not None and self.tags.opening in prompt.rpartition(self.tags.closing)[2]
-        parts: list[Part] = []
-        i = start
-        while i < closing:
-            inside, pieces = self._at_tags(self.pieces[i], inside)
-            self._put(i, [piece for piece, _ in pieces])
-            own = [self._part(i + n) for n in range(len(pieces))]
-            parts += [
-                Part.REASONING if thinking and part is Part.CONTENT else part
-                for part, (_, thinking) in zip(own, pieces, strict=True)
-            ]
-            i, closing = i + len(pieces), closing + len(pieces) - 1
-        return _with_scaffold(parts, [isinstance(p, str) for p in self.pieces[start:closing]])
-
-    def _at_tags(self, piece: str | TStr, inside: bool) -> tuple[bool, list[tuple[str | TStr, bool]]]:
-        """A piece cut at thinking tags, each with whether it is thinking; and whether thinking goes on behind it."""
-        if self.tags is None:
-            return False, [(piece, False)]
-        tag = self.tags.closing if inside else self.tags.opening
-        at = piece.find(tag) if isinstance(piece, str) else piece.finds(tag)
-        if at is None or (isinstance(at, int) and at < 0):
-            return inside, [(piece, inside)]
-        if isinstance(piece, str):
-            at = at + len(tag) if inside else at
-            head, tail = piece[:at], piece[at:]
-            first: list[tuple[str | TStr, bool]] = [(head, inside)] if head else []
-            if not tail:
-                return not inside, first
-            state, rest = self._at_tags(tail, not inside) if inside else self._after_opening(tail)
-            return state, first + rest
-        head, separator, tail = piece.partition(tag)
-        if inside:
-            return False, [(head, True), (separator, True), (tail, False)]
-        closing = tail.finds(self.tags.closing)
-        if closing is None:
-            return True, [(head, False), (separator, True), (tail, True)]
-        thinking, end, rest_of_text = tail.partition(self.tags.closing)
-        return False, [(head, False), (separator, True), (thinking, True), (end, True), (rest_of_text, False)]
-
-    def _after_opening(self, tail: str) -> tuple[bool, list[tuple[str | TStr, bool]]]:
-        """A literal that begins with the opening tag."""
-        assert self.tags is not None
-        at = tail.find(self.tags.closing)
-        if at < 0:
-            return True, [(tail, True)]
-        at += len(self.tags.closing)
-        rest: list[tuple[str | TStr, bool]] = [(tail[at:], False)] if tail[at:] else []
-        return False, [(tail[:at], True), *rest]
-
-    def _part(self, i: int) -> Part:
+    def _part(self, piece: str | TStr) -> Part:
         """What a piece is by the field it comes from."""
-        piece = self.pieces[i]
         if isinstance(piece, TStr):
             keys = {self.rendering.paths[source][1] for source in piece.sources}
             if keys & set(REASONING_KEYS):
@@ -381,19 +316,6 @@ def _must_appear(path: Sequence[str | int]) -> bool:
     return (path[1] == "content" and path[-1] != "type") or (
         path[1] == "tool_calls" and path[-1] in ("name", "arguments")
     )
-
-
-def _with_scaffold(parts: list[Part], literal: list[bool]) -> list[Part]:
-    """The literals around tool calls and thinking belong to them: those between two of a kind, and a call's own."""
-    parts = list(parts)
-    for i, part in enumerate(parts):
-        if not literal[i] or part is not Part.CONTENT:
-            continue
-        following = next((parts[j] for j in range(i + 1, len(parts)) if not literal[j]), None)
-        preceding = parts[i - 1] if i else None
-        if following is Part.TOOL_CALLS or (following is None and preceding is Part.TOOL_CALLS):
-            parts[i] = Part.TOOL_CALLS
-    return parts
 
 
 def _literals_at_end(pieces: Sequence[str | TStr | None]) -> str:

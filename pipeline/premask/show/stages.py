@@ -26,11 +26,7 @@ def render_stages(where: str, explanation: Explanation, max_length: int) -> "Ren
         )
     length = len(explanation.ids)
     too_long = f", more than max_length={max_length}: rejected as too_long" if length > max_length else ""
-    verdict = (
-        f"rejected: {explanation.rejected}"
-        if explanation.rejected
-        else f"kept, {explanation.proof}{too_long}"
-    )
+    verdict = f"rejected: {explanation.rejected}" if explanation.rejected else f"kept, {explanation.proof}{too_long}"
     questions = [f"  {q}" for q in explanation.questions] or ["  none"]
-    asked = ["the template asked:", *map(Text, questions)]
-    return Group(Text(where, style="bold"), verdict, "", table, "", *asked, "")
+    asked = Text("\n".join(["the template asked:", *questions, ""]))
+    return Group(Text(where, style="bold"), verdict, "", table, "", asked)

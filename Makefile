@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pin is read from constraints.txt: a looser request for torch pulls gigabytes of CUDA packages.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: prepare test check lint format clean
+.PHONY: prepare test check lint format bench clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -35,6 +35,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+bench: $(STAMP)
+	$(BIN)/python tests/bench/packing.py
+	$(BIN)/python tests/bench/search.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

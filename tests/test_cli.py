@@ -24,6 +24,7 @@ SUMMARY = {
     "rejected": {"broken_json": 1},
     "splits": {"train": {"examples": 2, "packs": 1, "tokens": 30, "supervised": 10}},
     "max_length": 64,
+    "counts": {"escaped_rows": 1},
     "seconds": 0.5,
     "out": "prepared",
 }
@@ -86,7 +87,7 @@ def test_prepare_with_the_least(prepare: Prepare) -> None:
     assert run(CALL) == 0
     recipe, _, keywords = prepare.calls[0]
     assert recipe == Recipe(sources=["chat.jsonl"], tokenizer="tok")
-    assert keywords["workers"] >= 1
+    assert keywords["workers"] is None
     assert not (keywords["fresh"] or keywords["strict"] or keywords["keep_stage"])
 
 
@@ -101,6 +102,9 @@ def test_the_summary_goes_to_standard_output(prepare: Prepare, capsys: pytest.Ca
     assert run(CALL) == 0
     captured = capsys.readouterr()
     assert "broken_json" in captured.out
+    assert "encoded as plain text: 1\n" in captured.out
+    assert "prepared/rejected.jsonl\n" in captured.out
+    assert captured.out.endswith("to see its tokens: premask view prepared\n")
     assert captured.err == ""
 
 

@@ -43,6 +43,7 @@ def test_defaults() -> None:
         "tokenizer": "tok",
         "tool_calls": "train",
         "train_on": "all",
+        "trim_tail": True,
         "turns": "together",
     }
 
@@ -139,7 +140,7 @@ def test_the_digest_sees_every_option() -> None:
         "control_tokens": "allow", "date": "2025-01-02", "format": "alpaca", "limit": 1, "mask": "generation",
         "max_length": 4097, "pack": "none", "reasoning": "mask", "seed": 1, "sources": ["other"], "stop_tokens": ["x"],
         "straddle": "train", "template": "t", "template_args": {"x": 1}, "terminator": "last", "tokenizer": "other",
-        "tool_calls": "mask", "train_on": "last", "turns": "separate",
+        "tool_calls": "mask", "train_on": "last", "trim_tail": False, "turns": "separate",
     }  # fmt: skip
     assert set(changed) == set(Recipe.model_fields)
     digests = {Recipe(**(LEAST | {name: value})).digest() for name, value in changed.items()}

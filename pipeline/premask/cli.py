@@ -21,6 +21,9 @@ INTERRUPTED = 128 + signal.SIGINT
 SUMMARY = ("rows", "kept", "rejected", "splits", "max_length", "seconds")
 """What is shown to people of the summary that `prepare` returns; `--json` prints all of it."""
 
+REMARKS = ("counts", "rejected", "splits", "out")
+"""What the sentences under it are made from."""
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -105,7 +108,7 @@ def premask() -> None:
 @click.option("--max-length", type=int, metavar="N", help="Length of a pack in tokens.")
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows of every source.")
 @click.option("--format", metavar="FORMAT", help="auto, messages, sharegpt, alpaca or prompt-completion.")
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes; by default one per usable core.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes; by default as many as are worth their start.")
 @click.option("--set", "sets", multiple=True, metavar="OPTION=VALUE", help="Any recipe option; may be repeated.")
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on where an earlier run stopped.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) when any source row is rejected.")
@@ -127,7 +130,6 @@ def prepare(
     """Prepare SOURCES (JSON or JSON Lines files of conversations) once, for any trainer to stream."""
     from premask.prepare import prepare
     from premask.recipe import recipe_from
-    from premask.run.local import usable_cores
     from premask.show.progress import progress_for
 
     recipe = recipe_from(options, file, sets)
@@ -135,7 +137,7 @@ def prepare(
         summary = prepare(
             recipe,
             out,
-            workers=workers or usable_cores(),
+            workers=workers,
             fresh=fresh,
             strict=strict,
             keep_stage=keep_stage,
@@ -146,9 +148,11 @@ def prepare(
     elif not quiet:
         from rich.console import Console
 
+        from premask.show.summary import remarks
         from premask.show.summary import summary as table
 
         Console().print(table(**{key: summary[key] for key in SUMMARY}))
+        click.echo("\n".join(["", *remarks(**{key: summary[key] for key in REMARKS})]))
 
 
 @premask.command(short_help="Show the tokens of prepared packs, trained and masked.")
@@ -204,3 +208,69 @@ def explain(folder: Path, source_row: int, sources: tuple[str, ...], tokenizer: 
 
     console = Console(highlight=False, no_color=no_color or None)
     explain(console, folder, source_row, sources=list(sources), tokenizer=tokenizer)
+
+
+@premask.command(short_help="Check a prepared dataset: checksums, invariants, counts.")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--against", "sources", multiple=True, metavar="SOURCE", help="Mask rows of the sources again.")
+@click.option("--sample", type=click.IntRange(min=1), metavar="N", help="So many source rows of them [default: 1000].")
+@click.option("--all", "every", is_flag=True, help="All source rows.")
+@click.option("--tokenizer", metavar="DIR|ORG/NAME", help="Where the dataset's tokenizer is now, if it has moved.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes; by default one per usable core.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object.")
+def verify(
+    folder: Path,
+    sources: tuple[str, ...],
+    sample: int | None,
+    every: bool,
+    tokenizer: str | None,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Check the prepared dataset in DIR; exit code 1 where it is damaged."""
+    if (sample or every) and not sources:
+        raise click.UsageError("--sample and --all count the rows of --against SOURCE: name the sources")
+    if sample and every:
+        raise click.UsageError("--sample and --all exclude each other: give one of them")
+    from premask.errors import DataError
+    from premask.show.progress import progress_for
+    from premask.show.verdict import verdict
+    from premask.verify import verify
+
+    rows = None if every else sample or 1000
+    with contextlib.closing(progress_for(silent=quiet or as_json)) as progress:
+        report = verify(folder, against=sources, sample=rows, tokenizer=tokenizer, workers=workers, progress=progress)
+    if as_json:
+        click.echo(json.dumps(report.as_json(), sort_keys=True))
+    elif not quiet:
+        click.echo("\n".join(verdict(report.as_json())))
+    if not report.ok:
+        raise DataError(f"{folder}: the dataset is damaged; `premask repair {folder}` rebuilds its files")
+
+
+@premask.command(short_help="Rebuild the damaged files of a prepared dataset.")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--source", "sources", multiple=True, metavar="FILE", help="Where the sources are now, if they moved.")
+@click.option("--tokenizer", metavar="DIR|ORG/NAME", help="Where the dataset's tokenizer is now, if it has moved.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes; by default one per usable core.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as one JSON object.")
+def repair(
+    folder: Path, sources: tuple[str, ...], tokenizer: str | None, workers: int | None, quiet: bool, as_json: bool
+) -> None:
+    """Rebuild just the files of DIR that `premask verify` calls changed or missing, byte for byte."""
+    from premask.errors import DataError
+    from premask.repair import repair
+    from premask.show.progress import progress_for
+    from premask.show.verdict import repair_lines
+
+    with contextlib.closing(progress_for(silent=quiet or as_json)) as progress:
+        done = repair(folder, sources=sources, tokenizer=tokenizer, workers=workers, progress=progress)
+    if as_json:
+        click.echo(json.dumps(done.as_json(), sort_keys=True))
+    elif not quiet:
+        click.echo("\n".join(repair_lines(**done.as_json())) or f"{folder}: nothing is damaged")
+    if done.left:
+        raise DataError(f"{folder}: what is left cannot be repaired: remove it yourself, or prepare the dataset again")

@@ -95,7 +95,7 @@ def slices(values: Int32Array, starts: Int64Array, lengths: Int64Array) -> Int32
 
 
 def offsets_of(lengths: Int64Array) -> Int64Array:
-    """`[N + 1]` int64, where each of N neighbouring stretches of `lengths` `[N]` begins, and where the last one ends."""
+    """`[N + 1]` int64: where each of N neighbouring stretches of `lengths` `[N]` begins, and where the last ends."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets

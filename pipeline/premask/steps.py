@@ -1,10 +1,12 @@
 """The steps of a preparation that work items carry out: files in, files and a small result out.
 
-Each is a pure function of its arguments and the files they name; who calls it, where, how often and in which order changes
-nothing. A step returns `{"written": [[path, size, sha256], ...], "result": {...}}`.
+Each is a pure function of its arguments and the files they name; who calls it, where, how often and in which order
+changes nothing. A step returns `{"written": [[path, size, sha256], ...], "result": {...}}`.
 """
 
 import functools
+import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -18,7 +20,7 @@ import orjson
 from premask.dtypes import Examples, take
 from premask.encode.encoder import Encoder
 from premask.encode.files import TokenizerFiles, load_tokenizer_files
-from premask.errors import UsageError
+from premask.errors import DataError, UsageError
 from premask.mask.controls import Vocabulary, classify
 from premask.mask.masker import Masker
 from premask.pack.overflow import trim_tail
@@ -38,13 +40,15 @@ from premask.recipe import Recipe
 from premask.render.named import resolve_template
 from premask.store.atomic import Written, atomic_write
 from premask.store.layout import shard_path
-from premask.store.plan_file import read_plan
+from premask.store.plan_file import PLAN, read_plan
 from premask.store.shards import write_shard
 from premask.store.stage import read_stage, write_stage
 
 BATCH_ROWS = 512
 BATCH_BYTES = 4 * 2**20
 """Rows rendered, encoded and masked at a time: at most so many, or so many bytes of them."""
+
+WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
 
 Step = dict[str, Any]
 
@@ -74,13 +78,14 @@ def mask_partition(
     limit: int | None,
     recipe: dict[str, Any],
     tokenizer: str,
+    templating: dict[str, Any],
     stage: str,
     rejects: str,
     identity: str,
 ) -> Step:
     """Phase 1: the rows of one partition to a stage file of examples and a file of rejected rows."""
     chosen = Recipe(**recipe)
-    masker = masker_for(orjson.dumps(recipe).decode(), tokenizer)
+    masker = masker_for(orjson.dumps(recipe).decode(), tokenizer, orjson.dumps(templating).decode())
     counts: Counter[str] = Counter()
     rejected: dict[int, Rejected] = {}
     lines = islice(read_partition(Partition(**{**partition, "path": Path(partition["path"])})), limit)
@@ -110,7 +115,7 @@ def build_shard(
     identity: str,
 ) -> Step:
     """Phase 3: the packs of one shard, gathered from the stage files."""
-    rows = read_plan(Path(out) / "plan.arrow").shard(split, number)
+    rows = read_plan(Path(out) / PLAN).shard(split, number)
     needed = {int(n): read_stage(Path(stages[n])) for n in np.unique(rows.partition)}
     path = shard_path(Path(out), split, number, count)
     entry = write_shard(path, needed, rows, source_turns=source_turns, weights=weights)
@@ -149,6 +154,8 @@ def _masked(
     for number, line in enumerate(batch, first):
         parsed = parse(line.raw)
         conversation = parsed if isinstance(parsed, Rejected) else convert(format, parsed)
+        if isinstance(conversation, Conversation):
+            conversation = _within_reach(conversation, len(line.raw), masker.encoder.bytes_per_token, recipe)
         if isinstance(conversation, Rejected):
             rejected[number] = conversation
         else:
@@ -161,6 +168,31 @@ def _masked(
     examples = _fitted(masked.examples, recipe, np.array(rows, np.int64), rejected, counts)
     counts["examples"] += len(examples)
     return examples
+
+
+def _within_reach(
+    conversation: Conversation, size: int, bytes_per_token: int | None, recipe: Recipe
+) -> Conversation | Rejected:
+    """Refuse a row that is too long whatever its tokens are: encoding 50 MB takes 12 GB of memory. `size` in bytes."""
+    if bytes_per_token is None or recipe.mask == "generation" or size <= recipe.max_length * bytes_per_token:
+        return conversation
+    messages, stated = conversation.messages, conversation.weights or [None] * len(conversation.messages)
+    answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    default = {"all": answers, "last": answers[-1:], "none": []}[recipe.train_on]
+    lengths = [_ink(message.get("content")) for message in messages]
+    trained = [n for n in answers if lengths[n] and (n in default if stated[n] is None else stated[n])]
+    least = sum(lengths[: trained[-1] + 1]) // bytes_per_token if trained else 0
+    if least <= recipe.max_length:
+        return conversation
+    return Rejected(
+        "too_long", f"expected at most {recipe.max_length} tokens, found more than {least}; raise --max-length"
+    )
+
+
+def _ink(content: Any) -> int:
+    """Characters of a message's content, white space aside."""
+    texts = [content] if isinstance(content, str) else [part.get("text") or "" for part in content or []]
+    return sum(len(text) - sum(map(text.count, WHITE_SPACE)) for text in texts)
 
 
 def _fitted(
@@ -185,16 +217,36 @@ def _fitted(
 
 
 @functools.lru_cache(maxsize=4)
-def masker_for(recipe: str, tokenizer: str) -> Masker:
-    """The masker of a recipe (as JSON): one a process, since its traced paths are worth keeping."""
-    return build_masker(Recipe(**orjson.loads(recipe)), load_tokenizer_files(tokenizer))
+def masker_for(recipe: str, tokenizer: str, templating: str) -> Masker:
+    """The masker of a recipe: one a process, since its traced paths are worth keeping.
+
+    `recipe` and `templating` are JSON. DataError where template or tokenizer are not what the run began with.
+    """
+    chosen, files = Recipe(**orjson.loads(recipe)), load_tokenizer_files(tokenizer)
+    if templating_of(chosen, files) != orjson.loads(templating):
+        raise DataError(
+            f"{tokenizer}: expected a tokenizer and a chat template that stay as they are while they are used, "
+            "found that they changed; run again when nothing writes to them"
+        )
+    return build_masker(chosen, files)
+
+
+def templating_of(recipe: Recipe, files: TokenizerFiles) -> dict[str, Any]:
+    """SHA-256 of the template, and of every tokenizer file by name."""
+    template = resolve_template(recipe.template, files.chat_template)
+    return {"template": hashlib.sha256(template.encode()).hexdigest(), "tokenizer": dict(files.digests)}
 
 
 def build_masker(recipe: Recipe, files: TokenizerFiles) -> Masker:
     """The masker of a recipe and a tokenizer. Raises UsageError where they do not go together."""
     template = resolve_template(recipe.template, files.chat_template)
     encoder = Encoder(files.tokenizer_json)
-    return Masker(
+    if recipe.mask == "generation" and not re.search(r"\{%-?\s*generation\b", template):
+        raise UsageError(
+            "mask=generation: expected a template with {% generation %} tags, found none; "
+            "leave the option out, or give such a template with --template"
+        )
+    masker = Masker(
         template=template,
         variables={**files.special_tokens, **recipe.template_args},
         date=recipe.date,
@@ -202,6 +254,11 @@ def build_masker(recipe: Recipe, files: TokenizerFiles) -> Masker:
         vocabulary=vocabulary(recipe, files, encoder, template),
         choices=recipe,
     )
+    bos = files.special_tokens.get("bos_token")
+    for probes in masker.grammar.probes.values():
+        if bos and probes[0].text.startswith(bos + bos):
+            raise UsageError(f"the template begins every conversation with {bos} twice; mend the template")
+    return masker
 
 
 def vocabulary(recipe: Recipe, files: TokenizerFiles, encoder: Encoder, template: str) -> Vocabulary:

@@ -52,7 +52,10 @@ def test_arguments_must_be_json() -> None:
         ("os_error", {"name": "EDQUOT"}, MachineError, "the disk is full"),
         ("os_error", {"name": "EIO"}, MachineError, "the machine failed"),
         ("os_error", {"name": "EACCES"}, UsageError, "not allowed: .*shard.arrow.*check who owns"),
-        ("os_error", {"name": "ENOENT"}, InternalError, "bug in premask"),
+        ("os_error", {"name": "ENOENT"}, DataError, "a file went away .*shard.arrow"),
+        ("os_error", {"name": "EFBIG"}, MachineError, "the disk is full"),
+        ("os_error", {"name": "ENAMETOOLONG"}, UsageError, "choose another"),
+        ("os_error", {"name": "ENOEXEC"}, InternalError, "bug in premask"),
         ("bug", {"key": "k"}, InternalError, "^part 7: KeyError: 'k'\nThis is a bug in premask: please report it."),
     ],
 )

@@ -13,11 +13,11 @@ class Terminal(io.StringIO):
 
 
 def work(progress: Progress) -> None:
-    progress.phase("read [1]", 1000)
+    progress.phase("read [1]", 1000, "row")
     for _ in range(1000):
         progress.advance()
     progress.note("a [bold] note")
-    progress.phase("pack", None)
+    progress.phase("pack", None, "example")
     progress.advance(7)
     progress.close()
     progress.close()
@@ -42,10 +42,16 @@ def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_short_run_says_nothing_but_its_notes() -> None:
+def test_a_short_run_names_its_phases() -> None:
     out = io.StringIO()
     work(LineProgress(out))
-    assert out.getvalue() == "premask: a [bold] note\n"
+    LineProgress(out).phase("write", 1, "shard")
+    assert out.getvalue().splitlines() == [
+        "premask: read [1] 1,000 rows",
+        "premask: a [bold] note",
+        "premask: pack examples",
+        "premask: write 1 shard",
+    ]
 
 
 def test_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,17 +59,19 @@ def test_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     out = io.StringIO()
     progress = LineProgress(out, interval=5.0)
-    progress.phase("read", 40_000)
+    progress.phase("read", 40_000, "row")
     for _ in range(12):
         now[0] += 1.0
         progress.advance(1000)
-    progress.phase("pack", None)
+    progress.phase("pack", None, "example")
     now[0] += 5.0
     progress.advance(1234)
     assert out.getvalue().splitlines() == [
-        "premask: read: 5,000 of 40,000",
-        "premask: read: 10,000 of 40,000",
-        "premask: pack: 1,234",
+        "premask: read 40,000 rows",
+        "premask: read: 5,000 of 40,000 rows",
+        "premask: read: 10,000 of 40,000 rows",
+        "premask: pack examples",
+        "premask: pack: 1,234 examples",
     ]
 
 

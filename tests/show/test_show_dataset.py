@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from premask.cli import run
+from premask.read import digest_file
 from premask.store.manifest import split_entry, write_manifest
 from premask.store.shards import ShardEntry, shard_schema
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -48,7 +49,19 @@ def dataset(tmp_path: Path) -> Path:
     entry = ShardEntry(
         file=shard.name, packs=2, examples=3, tokens=tokens, supervised_tokens=0, bytes=size, sha256=""
     )  # fmt: skip
-    write_manifest(folder, {"splits": {"train": split_entry([entry])}, "recipe": {"tokenizer": str(tmp_path / "tok")}})
+    content = {
+        "splits": {"train": split_entry([entry])},
+        "recipe": {"tokenizer": str(tmp_path / "tok")},
+        "tokenizer": {"tokenizer.json": digest_file(tmp_path / "tok" / "tokenizer.json")},
+        "rows": {"in": 6},
+        "sources": [{"name": "a.jsonl"}, {"name": "b.jsonl"}],
+        "partitions": [{"source": 0, "first_row": 0}, {"source": 1, "first_row": 2}, {"source": 1, "first_row": 4}],
+    }
+    write_manifest(folder, content)
+    (folder / "rejected.jsonl").write_text(
+        '{"source": "a.jsonl", "row": 1, "reason": "broken_json", "detail": "no JSON"}\n'
+        '{"source": "b.jsonl", "row": 3, "reason": "wrong_type", "detail": "a number"}\n'
+    )
     return folder
 
 
@@ -96,12 +109,21 @@ def test_a_tokenizer_that_moved(dataset: Path, tmp_path: Path, capsys: pytest.Ca
     assert "⟦grün 0<|im_end|>⟧" in shown(capsys, dataset, "--tokenizer", tmp_path / "moved")
 
 
+def test_another_tokenizer(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "tok" / "tokenizer.json"
+    other.write_text(other.read_text() + "\n")
+    assert run(["view", str(dataset)]) == 2
+    assert "expected the tokenizer with which" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "wording"),
     [
         (["--pack", "2"], 2, "--pack 2: {folder}/train has the packs 0 to 1"),
         (["--split", "validation"], 2, "--split validation: {folder} has the splits train"),
-        (["--source-row", "1"], 2, "--source-row 1: no example in {folder} was made from it; if there is such a row"),
+        (["--source-row", "1"], 2, "no example was made from it: row 1 of a.jsonl was rejected (broken_json): no JSON"),
+        (["--source-row", "5"], 2, "no example was made from it: row 3 of b.jsonl was rejected (wrong_type): a number"),
+        (["--source-row", "6"], 2, "--source-row 6: {folder} was made from the source rows 0 to 5"),
         (["--pack", "-1"], 2, "Invalid value for '--pack': -1 is not in the range x>=0"),
     ],
 )

@@ -1,9 +1,12 @@
 """Text to ids: the reference encoder, and where every token lies in its text.
 
-Positions are counted in UTF-8 bytes. For tokenizers that are lossless by their components (byte-level BPE, no normalizer, no
-prefix) the bytes of the ids are the bytes of the text, so the positions are the running sum of a table of lengths, and the sums
-must meet the text's length. For byte-level tokenizers with a normalizer every row's bytes are compared; a row that differs, and
-every row of any other tokenizer, takes the offsets that `tokenizers` reports.
+Positions are counted in UTF-8 bytes. For tokenizers that are lossless by their components (byte-level BPE, no
+normalizer, no prefix) the bytes of the ids are the bytes of the text, so the positions are the running sum of a table
+of lengths, and the sums must meet the text's length. For byte-level tokenizers with a normalizer every row's bytes are
+compared; a row that differs, and every row of any other tokenizer, takes the offsets that `tokenizers` reports.
+
+A token may swallow the white space beside it (`lstrip`, `rstrip`: Phi-3's control tokens do). It covers its own text
+only; what it swallowed belongs to no token.
 """
 
 import functools
@@ -13,15 +16,22 @@ from typing import Any
 
 import numpy as np
 import orjson
-from tokenizers import Tokenizer
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
 
 from premask.dtypes import BoolArray, Int32Array, Int64Array
 
 BATCH = 500
 """Texts encoded at a time: live encodings are heavy, and larger batches were not faster."""
 
+_UNICODE_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
+"""Normalizers that leave at least a quarter of a text's bytes (NFKC makes one byte of a mathematical letter's four)."""
+
 AUDIT_EVERY = 1000
 """One row in so many is compared byte by byte also where the lengths alone are proof enough."""
+
+_WHITE_SPACE = np.array([i for i in range(0x3001) if chr(i).isspace() and not 0x1C <= i <= 0x1F], np.uint32)
+"""Unicode's `White_Space`, what `lstrip` and `rstrip` of a token swallow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +68,12 @@ class Encoder:
         self._spec = {**spec, "truncation": None, "padding": None, "post_processor": None}
         self._tokenizer = Tokenizer.from_str(orjson.dumps(self._spec).decode())
         declared = self._spec.get("added_tokens") or []
-        ids = [self._tokenizer.token_to_id(t["content"]) for t in declared]  # the file's numbers need not be the real ones
-        self.added = [AddedToken(i, t["content"], t["special"]) for i, t in zip(ids, declared, strict=True)]
-        self._swallowing = {i: t for i, t in zip(ids, declared, strict=True) if t.get("lstrip") or t.get("rstrip")}
+        # The ids that the tokenizer gives, which are not always those that its file names.
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.added = [AddedToken(ids[t["content"]], t["content"], t["special"]) for t in declared]
         self.byte_level, self.lossless = _byte_level(self._spec), _lossless(self._spec)
-        self.vocabulary_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocabulary_size = max(ids.values()) + 1
+        self._swallows = any(t.get("lstrip") or t.get("rstrip") for t in declared)
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
@@ -81,6 +92,14 @@ class Encoder:
         """`[V]` int32, bytes of every id."""
         return np.array([len(b) for b in self.token_bytes], np.int32)
 
+    @functools.cached_property
+    def bytes_per_token(self) -> int | None:
+        """No token stands for more bytes of a text, white space aside; None where there is no such bound."""
+        forms = _components(self._spec.get("normalizer"))
+        if not _lossless({**self._spec, "normalizer": None}) or any(f["type"] not in _UNICODE_FORMS for f in forms):
+            return None
+        return int(self.byte_lengths.max()) * (4 if forms else 1)
+
     def renamed(self, names: Mapping[str, str]) -> "Encoder":
         """The same tokenizer, finding other texts in place of some added tokens (their ids may differ)."""
         added = [{**t, "content": names.get(t["content"], t["content"])} for t in self._spec["added_tokens"]]
@@ -91,17 +110,34 @@ class Encoder:
         found: int | None = self._tokenizer.token_to_id(token)
         return found
 
+    @functools.cached_property
+    def _added_lengths(self) -> Int32Array:
+        """`[V]` int32, characters of every added token, 0 for any other."""
+        table = np.zeros(self.vocabulary_size, np.int32)
+        for added in self.added:
+            table[added.id] = len(added.content)
+        return table
+
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encode texts. Nothing is added, cut or padded."""
-        parts, lengths = [], np.zeros(len(texts) + 1, np.int64)
+        tokenizer = self._tokenizer
+        encode = (
+            tokenizer.encode_batch_fast if self.byte_level else tokenizer.encode_batch
+        )  # the fast one has no offsets
+        parts, places, lengths = [], [], np.zeros(len(texts) + 1, np.int64)
         for first in range(0, len(texts), BATCH):
-            batch = self._tokenizer.encode_batch_fast(list(texts[first : first + BATCH]), add_special_tokens=False)
+            batch = encode(list(texts[first : first + BATCH]), add_special_tokens=False)
             for n, encoding in enumerate(batch, first + 1):
-                ids = np.array(encoding.ids, np.int32)
-                parts.append(ids)
-                lengths[n] = len(ids)
-        ids = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-        return self.locate(texts, ids, np.cumsum(lengths))
+                parts.append(np.array(encoding.ids, np.int32))
+                lengths[n] = len(parts[-1])
+                if not self.byte_level:
+                    places.append(self._to_bytes(texts[n - 1], encoding))
+        ids = np.concatenate([np.zeros(0, np.int32), *parts])
+        offsets = np.cumsum(lengths)
+        if self.byte_level:
+            return self.locate(texts, ids, offsets)
+        starts, ends = np.concatenate([np.zeros((0, 2), np.int32), *places]).T
+        return Encoded(ids, offsets, starts, ends, len(texts))
 
     def locate(self, texts: Sequence[str], ids: Int32Array, offsets: Int64Array) -> Encoded:
         """Where the tokens `ids` lie in `texts`."""
@@ -113,7 +149,10 @@ class Encoder:
             differing = self._differing(texts, ids, offsets, ends)
         for row in np.flatnonzero(differing):
             a, b = offsets[row], offsets[row + 1]
-            starts[a:b], ends[a:b] = self._by_offsets(texts[row], ids[a:b])
+            encoding = self._tokenizer.encode(texts[row], add_special_tokens=False)
+            if encoding.ids != ids[a:b].tolist():
+                raise AssertionError("bug in premask: offsets were asked for ids that are not the tokenizer's own")
+            starts[a:b], ends[a:b] = self._to_bytes(texts[row], encoding).T
         return Encoded(ids, offsets, starts, ends, int(differing.sum()))
 
     def _differing(self, texts: Sequence[str], ids: Int32Array, offsets: Int64Array, ends: Int32Array) -> BoolArray:
@@ -129,15 +168,18 @@ class Encoder:
                 differing[row] = b"".join([table[i] for i in ids[a:b].tolist()]) != text.encode()
         return differing
 
-    def _by_offsets(self, text: str, ids: Int32Array) -> tuple[Int32Array, Int32Array]:
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        if encoding.ids != ids.tolist():
-            raise AssertionError("bug in premask: offsets were asked for ids that are not the tokenizer's own")
+    def _to_bytes(self, text: str, encoding: Encoding) -> Int32Array:
+        """`[t, 2]` int32: the offsets of an encoding, counted in bytes."""
         offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        to_bytes = np.zeros(len(text) + 1, np.int32)
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        np.cumsum(1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF), out=to_bytes[1:])
-        return to_bytes[offsets[:, 0]], to_bytes[offsets[:, 1]]
+        if self._swallows:
+            lengths = self._added_lengths[encoding.ids]
+            own = _first_ink(codes)[offsets[:, 0]]
+            ends = np.minimum(own + lengths, offsets[:, 1])
+            offsets = np.where(lengths[:, None] > 0, np.stack([own, ends], axis=1), offsets)
+        positions = np.zeros(len(text) + 1, np.int32)
+        np.cumsum(1 + (codes > 0x7F) + (codes > 0x7FF) + (codes > 0xFFFF), out=positions[1:])
+        return positions[offsets]
 
     def spell(self, ids: Sequence[int]) -> bytes:
         """The bytes of some ids, for showing them."""
@@ -152,6 +194,12 @@ def _running(lengths: Int32Array, offsets: Int64Array) -> tuple[Int32Array, Int3
     np.cumsum(lengths, out=total[1:])
     base = np.repeat(total[offsets[:-1]], np.diff(offsets))
     return (total[:-1] - base).astype(np.int32), (total[1:] - base).astype(np.int32)
+
+
+def _first_ink(codes: NDArray[np.uint32]) -> Int64Array:
+    """`[n + 1]` the first place at or behind every character of a text that is not white space."""
+    places = np.append(np.where(np.isin(codes, _WHITE_SPACE), len(codes), np.arange(len(codes))), len(codes))
+    return np.minimum.accumulate(places[::-1])[::-1]
 
 
 def _components(spec: Any) -> list[dict[str, Any]]:
@@ -169,14 +217,21 @@ def _byte_level(spec: dict[str, Any]) -> bool:
     plain = not any(t.get(f) for t in spec.get("added_tokens", []) for f in flags)
     model = spec["model"]
     affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
-    return model.get("type", "BPE") == "BPE" and len(levels) == 1 and not levels[0]["add_prefix_space"] and plain and not affixes
+    return (
+        model.get("type", "BPE") == "BPE"
+        and len(levels) == 1
+        and not levels[0]["add_prefix_space"]
+        and plain
+        and not affixes
+    )
 
 
 def _lossless(spec: dict[str, Any]) -> bool:
     """Whether a text always comes back from its ids, by the tokenizer's components."""
     splits = {"ByteLevel", "Split", "Digits", "Whitespace", "Punctuation"}
     removing = any(
-        c["type"] == "Split" and c["behavior"] == "Removed" and not c.get("invert") for c in _components(spec["pre_tokenizer"])
+        c["type"] == "Split" and c["behavior"] == "Removed" and not c.get("invert")
+        for c in _components(spec["pre_tokenizer"])
     )
     known = all(c["type"] in splits - {"Whitespace"} for c in _components(spec.get("pre_tokenizer")))
     return _byte_level(spec) and not _components(spec.get("normalizer")) and known and not removing

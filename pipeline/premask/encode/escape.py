@@ -1,8 +1,8 @@
 """Encoding a text in which only named places are control tokens.
 
-Every control token gets a stand-in, one character of Unicode's private plane 15. A twin of the tokenizer finds the stand-ins
-instead of the tokens' texts, so whatever a message spells is plain text to it, and the rest of the tokenizer does exactly what
-it always does: normalizers, prefixes and flags included.
+Every control token gets a stand-in, one character of Unicode's private plane 15. A twin of the tokenizer finds the
+stand-ins instead of the tokens' texts, so whatever a message spells is plain text to it, and the rest of the tokenizer
+does exactly what it always does: normalizers, prefixes and flags included.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ class Escaper:
         self._twin = encoder.renamed(self._stand_ins)
         size = max(self._twin.vocabulary_size, encoder.vocabulary_size)
         self._ids = np.arange(size, dtype=np.int32)
-        for text, stand_in in self._stand_ins.items():
-            self._ids[self._twin.id_of(stand_in)] = encoder.id_of(text)
+        for token in encoder.added:  # the twin may number all of them anew, not just the stand-ins
+            self._ids[self._twin.id_of(self._stand_ins.get(token.content, token.content))] = token.id
 
     def encode(self, text: str, tokens: Sequence[tuple[int, str]]) -> tuple[Int32Array, Int32Array, Int32Array] | None:
-        """Ids, starts and ends (in bytes) of `text`, in which `tokens` (first byte and text of each, in order) are controls.
+        """Ids, starts and ends (in bytes) of `text`, in which nothing but `tokens` are control tokens.
 
-        None where the text itself holds one of the stand-ins.
+        `tokens` are first bytes and texts, in order. None where the text itself holds one of the stand-ins.
         """
         if any(_FIRST_STAND_IN <= ord(c) < _FIRST_STAND_IN + len(self._stand_ins) for c in text if ord(c) > 0xFFFF):
             return None

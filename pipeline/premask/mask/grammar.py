@@ -39,6 +39,10 @@ def features(conversation: Conversation) -> frozenset[str]:
         found.add("tools")
     if _any(conversation, "reasoning_content") or _any(conversation, "thinking") or _any(conversation, "reasoning"):
         found.add("reasoning")
+    if any(len(m.get("tool_calls") or ()) > 1 for m in conversation.messages):
+        found.add("parallel calls")
+    if conversation.template_args:
+        found.add("template arguments")  # of a row: they may change any marker
     pairs = list(itertools.pairwise(roles))
     if roles[0] == "assistant" or any(a == b != "tool" for a, b in pairs):
         found.add("out of turn")
@@ -72,8 +76,10 @@ def _probes() -> dict[str, list[Conversation]]:
         "tools": [
             chat(user, calling, result, last, tools=[tool]),
             chat(user, calling, result, answer, again, last, tools=[tool]),
+            chat(user, calling, result, calling, result, last, tools=[tool]),
             chat(user, calling, tools=[tool]),
         ],
+        "parallel calls": [chat(user, {**calling, "tool_calls": [call, call]}, result, result, last, tools=[tool])],
         "reasoning": [chat(user, thinking), chat(user, thinking, again, thought)],
         "out of turn": [chat(user, answer, last), chat(user, again, answer)],
     }
@@ -141,7 +147,7 @@ def discover(
             found = rendered.groups[0].analysis
             probes.setdefault(name, []).append(Probe(conversation, rendered.texts[0], found.pieces, found.turns))
     every = [probe for group in probes.values() for probe in group]
-    headers = sorted({header for p in every for _, header in p.turns.headers if header.strip()}, key=len)
+    headers = _headers(every, vocabulary)
     closings = sorted({text for p in every for text in _closings(p)})
     openings = _openings(every)
     markers = Markers(
@@ -169,6 +175,15 @@ class Found:
 
     pieces: list[str | TStr]
     turns: Turns
+
+
+def _headers(probes: list[Probe], vocabulary: Vocabulary) -> list[str]:
+    """What precedes the assistant's own words, shortest first: as rendered, and without the tags at its end."""
+    found = {header for probe in probes for _, header in probe.turns.headers}
+    for header in list(found):
+        tags = [at for at, token in vocabulary.find_all(header) if token in vocabulary.tags]
+        found.add(header[: min(tags, default=len(header))])
+    return sorted((header for header in found if header.strip()), key=len)
 
 
 def _marker(text: str, vocabulary: Vocabulary) -> Marker:

@@ -79,10 +79,10 @@ def _is_prefix(short: Probe, long: Probe) -> bool:
 def _forms(grammar: Grammar) -> Iterator[str]:
     if not grammar.forms.strings:
         yield "content is taken as a list of parts: strings are given as one part of text"
-    if not grammar.forms.parts:
+    if grammar.forms.strings and not grammar.forms.parts >= {"user", "assistant"}:
         yield "content is taken as a string: parts of text are joined by a line break"
-    if not grammar.forms.nulls:
-        yield "null content would be refused or written as the word None: it is given as an empty string"
+    if grammar.forms.nulls == "empty":
+        yield "null content would be refused or written as the word None: it is given as an empty text"
     if not grammar.forms.objects:
         yield "arguments of tool calls are given as JSON text"
 

@@ -204,12 +204,18 @@ class _Analysis:
         return shared
 
     def _prompt(self, first: int) -> str:
-        """The generation prompt behind the message that precedes piece `first`."""
+        """The generation prompt behind the message that precedes piece `first`.
+
+        A header that the template writes although it would not prompt for one there is a header all the same: the
+        prompts behind other messages are tried where this one shares nothing with the piece.
+        """
         previous = max((o for o in self.owners[:first] if o is not None), default=-1)
         context = "" if previous < 0 else self.roles[previous]
         if context not in self.prompts:
             self.prompts[context] = self._rendered_prompt(previous + 1, first)
-        return self.prompts[context]
+        piece, prompts = self.pieces[first], [self.prompts[context], *self.prompts.values()]
+        shared = [p for p in prompts if isinstance(piece, str) and self._shared(piece, p)]
+        return shared[0] if shared else prompts[0]
 
     def _rendered_prompt(self, messages: int, first: int) -> str:
         """What follows the literals before piece `first` when the template is asked for a prompt there."""

@@ -14,6 +14,7 @@ Message: TypeAlias = dict[str, Any]
 
 Reason: TypeAlias = Literal[
     "broken_json",
+    "broken_csv",
     "invalid_utf8",
     "lone_surrogate",
     "row_too_large",
@@ -51,9 +52,14 @@ class Conversation:
     weights: list[float | None] | None = None
     """`[messages]` loss weight of every message: None where not stated, 0 masks; None when no message states one."""
 
+    whole: bool = False
+    """The one message is a text without roles, to be trained from its first token to its last, by no template."""
+
     def digest(self) -> bytes:
         """16-byte BLAKE2b of the canonical JSON: equal for equal conversations, whatever the order of their keys."""
         values = [self.messages, self.tools, self.template_args, self.weights]
+        if self.whole:
+            values.append(True)
         return blake2b(orjson.dumps(values, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
 
 

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from premask.read.conversation import Reason, Rejected
+import orjson
+
+from premask.read.conversation import REASONS, Reason, Rejected
 
 MAX_DEPTH = 100
 """Levels of nesting in free JSON (arguments, schemas). Both orjson (254) and Jinja's `tojson` (about 990) end at some
@@ -13,6 +15,9 @@ MAX_NUMBER = 2.0**63
 
 MISSING = object()
 """In place of a value: the key is not there at all."""
+
+
+_NOTE = b"!"
 
 
 class Fault(Exception):
@@ -26,6 +31,22 @@ class Fault(Exception):
 def reject(reason: Reason, where: str, expected: str, found: str, remedy: str) -> Rejected:
     """Word a rejection: where, expected, found, remedy, always in this order."""
     return Rejected(reason, f"{where}: expected {expected}, found {found}; {remedy}")
+
+
+def rejection_line(rejected: Rejected) -> bytes:
+    """Write a rejection as a line that stands for its row among JSON lines: no JSON, and `noted` reads it."""
+    return _NOTE + orjson.dumps([rejected.reason, rejected.detail])
+
+
+def noted(raw: bytes) -> Rejected | None:
+    """Read what `rejection_line` wrote; None where a line is none of these."""
+    if not raw.startswith(_NOTE):
+        return None
+    try:
+        reason, detail = orjson.loads(raw[len(_NOTE) :])
+    except (orjson.JSONDecodeError, TypeError, ValueError):
+        return None
+    return Rejected(reason, detail) if reason in REASONS and type(detail) is str else None
 
 
 def wrong_type(where: str, expected: str, value: Any, remedy: str) -> Fault:
@@ -47,6 +68,8 @@ def describe(value: Any) -> str:
         return f"a list of {len(value)}"
     if isinstance(value, dict):
         return f"an object with {listed(value)}"
+    if isinstance(value, bytes):
+        return f"binary data ({len(value)} bytes)"
     return f"a Python {type(value).__name__}"
 
 
@@ -71,6 +94,8 @@ def check_json(value: dict[str, Any] | list[Any], where: str) -> None:
                 kind = type(child)
                 if kind is dict or kind is list:
                     deeper.append(child)
+                elif kind is bytes:
+                    raise wrong_type(where, "values that JSON can hold", child, "write it as text, or drop it")
                 elif kind is float and not -MAX_NUMBER < child < MAX_NUMBER:
                     remedy = "write it as text, or drop the row"
                     raise Fault("number_too_large", where, "numbers that 64 bits hold exactly", str(child), remedy)

@@ -88,6 +88,8 @@ def _read_message(item: Any, where: str) -> tuple[Message, float | None]:
     for key, value in message.items():
         if type(value) is dict or (type(value) is list and key != "tool_calls"):
             check_json(value, f"{where}.{key}")
+        elif type(value) is bytes:
+            raise wrong_type(f"{where}.{key}", "values that JSON can hold", value, "write it as text, or drop it")
     return message, _read_weight(item, where)
 
 
@@ -104,7 +106,7 @@ def _read_role(message: Message, where: str) -> None:
         message["role"] = ALIASES[role]
     else:
         known = ", ".join(sorted([*ALIASES, "function_call"]))
-        remedy = "rename the role to one of these, or drop the message"
+        remedy = "rename the role to one of these, map it to one (role_map), or drop the message"
         raise Fault("unknown_role", f"{where}.role", f"one of {known}", repr(role[:40]), remedy)
 
 

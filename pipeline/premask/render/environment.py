@@ -50,7 +50,7 @@ class TemplateDict:
 class TemplateNamespace(Namespace):
     """`namespace(...)` in a template; names with a leading underscore are refused."""
 
-    def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805 - so that `namespace(self=...)` works
+    def __init__(*args: Any, **kwargs: Any) -> None:  # no `self`, so that `namespace(self=...)` works
         self, args = args[0], args[1:]
         attributes = dict(*args, **kwargs)
         for name in attributes:

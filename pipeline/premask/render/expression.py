@@ -11,7 +11,7 @@ its namespace, so no text of a template or a user is ever part of the source.
 | `("cat", e, ...)` | the operands joined |
 | `("call", name, e, arg, ...)` | the method `name` of `str`, one of `METHODS` |
 | `("item", e, i)`, `("slice", e, a, b, c)` | an item or a slice, by number |
-| `("json", e, options)`, `("str", e)` | `json.dumps` as chat templates call it; `str` of a nested field |
+| `("json", e, options)`, `("repr", e)` | `json.dumps` as chat templates call it; `repr` |
 | `("len", e)`, `("bool", e)`, `("shape", e)` | length, truth, the structure of a nested field |
 | `("in", a, b)`, `("cmp", op, a, b)` | containment, comparison |
 """
@@ -26,13 +26,13 @@ from premask.render.shape import structure
 Expr: TypeAlias = tuple[Any, ...]
 
 DERIVING_METHODS = frozenset(
-    "strip lstrip rstrip split rsplit splitlines partition rpartition replace upper lower title capitalize swapcase "
+    "strip lstrip rstrip split rsplit splitlines partition rpartition replace upper lower title capitalize swapcase "  # noqa: SIM905
     "casefold removeprefix removesuffix expandtabs zfill center ljust rjust join".split()
 )
 """Methods of `str` whose results are strings, or sequences of strings."""
 
 ASKING_METHODS = frozenset(
-    "startswith endswith find rfind index rindex count isalnum isalpha isascii isdecimal isdigit isidentifier islower "
+    "startswith endswith find rfind index rindex count isalnum isalpha isascii isdecimal isdigit isidentifier islower "  # noqa: SIM905
     "isnumeric isprintable isspace istitle isupper".split()
 )
 """Methods of `str` whose results are numbers or truth values."""
@@ -110,7 +110,7 @@ class _Writer:
                 return f"{self.write(base)}[{':'.join('' if b is None else str(b) for b in bounds)}]"
             case ("json", base, options):
                 return f"J({self.write(base)}, {self._constant(options)})"
-            case (("len" | "bool" | "str") as function, base):
+            case (("len" | "bool" | "repr") as function, base):
                 return f"{function}({self.write(base)})"
             case ("shape", base):
                 return f"S({self.write(base)})"
@@ -124,7 +124,7 @@ class _Writer:
 def _operands(e: Expr) -> list[Expr]:
     """The operands of `e` that are expressions themselves."""
     match e:
-        case ("path" | "item" | "slice" | "json" | "len" | "bool" | "str" | "shape", base, *_):
+        case ("path" | "item" | "slice" | "json" | "len" | "bool" | "repr" | "shape", base, *_):
             return [base]
         case ("call" | "cmp", _, *operands) | ("cat" | "in", *operands):
             return operands

@@ -1,18 +1,24 @@
 """The forms of a message that a template takes, found by probing, and conversations brought into them.
 
-Templates disagree on how the same message is written: content as a string or as a list of parts, null or "" beside
-tool calls, arguments as an object or as JSON text. What one template needs, another refuses, or prints as the word None.
-Each form is tried on the template once; rows are then written in the form that it renders. No text is added or lost.
+Templates disagree on how the same message is written: content as a string or as a list of parts, no content or an
+empty one beside tool calls, arguments as an object or as JSON text. What one template needs, another refuses. Each form
+is tried on the template once; rows are then written in the form that it renders. No text is added or lost.
+
+As in transformers 5, a key whose value is null is left out, and the older names of the reasoning become
+`reasoning_content`, with `thinking` beside it.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from premask.read import Conversation
 
 Render = Callable[[Conversation], str]
+Nulls: TypeAlias = Literal["absent", "null", "empty"]
+
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,37 +27,60 @@ class Forms:
 
     strings: bool = True
     """Content as a string; otherwise as a list with one part of text."""
-    parts: bool = True
-    """Lists of text parts; otherwise their texts are joined by a line break."""
-    nulls: bool = True
-    """Null content beside tool calls; otherwise an empty string."""
+    parts: frozenset[str] = frozenset()
+    """Roles that take lists of text parts; those of the others are joined by a line break."""
+    nulls: Nulls = "absent"
+    """No content beside tool calls: the key left out, null, or an empty text."""
     objects: bool = True
     """Arguments of a tool call as an object; otherwise as JSON text."""
 
 
 def discover_forms(render: Render) -> Forms:
-    """Probe a template. Raises nothing: where no form renders, the usual one is kept and rows will say why they fail."""
-    user = {"role": "user", "content": "q1q"}
-    answer = {"role": "assistant", "content": "a1a"}
+    """Probe a template. Raises nothing: where no form renders, the usual is kept, and rows will say why they fail."""
+    user: dict[str, Any] = {"role": "user", "content": "q1q"}
+    answer: dict[str, Any] = {"role": "assistant", "content": "a1a"}
     strings = _shows(render, [user, answer], ("q1q", "a1a"))
     in_parts = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in (user, answer)]
     if not strings and not _shows(render, in_parts, ("q1q", "a1a")):
         strings = True
-    two = [{"type": "text", "text": "q1q"}, {"type": "text", "text": "q2q"}]
-    answer = answer if strings else in_parts[1]
-    parts = _shows(render, [{"role": "user", "content": two}, answer], ("q1q", "q2q"))
-    found = Forms(strings=strings, parts=parts or not strings)
-    return replace(found, **_tool_forms(render, found))
+    found = _with_tool_forms(render, Forms(strings=strings))
+    chat = [user, answer]
+    probes = {
+        "user": chat,
+        "assistant": chat,
+        "system": [{"role": "system", "content": "s1s"}, *chat],
+        "developer": [{"role": "developer", "content": "s1s"}, *chat],
+        "tool": _tool_probe(None).messages,
+    }
+    taking = [role for role, messages in probes.items() if _takes_parts(render, messages, role, found)]
+    return replace(found, parts=frozenset(taking))
 
 
-def _tool_forms(render: Render, forms: Forms) -> dict[str, bool]:
+def _takes_parts(render: Render, messages: list[dict[str, Any]], role: str, forms: Forms) -> bool:
+    """Whether a list with one part of text renders as the text does, and of two parts each is written."""
+
+    def rendered(*texts: str) -> str | None:
+        parts = [{"type": "text", "text": text} for text in texts]
+        changed = [{**m, "content": parts} if m["role"] == role else m for m in messages]
+        conversation = Conversation(messages=changed, tools=None, template_args={}, weights=None)
+        return _try(render, adapt(conversation, replace(forms, parts=frozenset((role,)))))
+
+    text = next(m["content"] for m in messages if m["role"] == role and m["content"])
+    plain = _try(render, adapt(Conversation(messages=messages, tools=None, template_args={}, weights=None), forms))
+    if role == "assistant" and not forms.strings:
+        return True
+    one, two = rendered(text), rendered("x1x", "x2x")
+    return one is not None and one == plain and two is not None and "x1x" in two and "x2x" in two and "text" not in two
+
+
+def _with_tool_forms(render: Render, forms: Forms) -> Forms:
     """Which of null or empty content, and objects or text as arguments, a template renders best."""
     for objects in (True, False):
-        for nulls in (True, False):
-            conversation = adapt(_tool_probe(None), replace(forms, nulls=nulls, objects=objects))
-            text = _try(render, conversation)
+        for nulls in get_args(Nulls):
+            tried = replace(forms, nulls=nulls, objects=objects)
+            text = _try(render, adapt(_tool_probe(None), tried))
             if text is not None and "f9f" in text and "v9v" in text and "None" not in text and "{'" not in text:
-                return {"objects": objects, "nulls": nulls}
+                return tried
     alone = Conversation(
         messages=[{"role": "user", "content": "q1q"}, {"role": "assistant", "content": None}],
         tools=None,
@@ -59,7 +88,7 @@ def _tool_forms(render: Render, forms: Forms) -> dict[str, bool]:
         weights=None,
     )
     text = _try(render, adapt(alone, forms))
-    return {"objects": True, "nulls": text is not None and "None" not in text}
+    return forms if text is not None and "None" not in text else replace(forms, nulls="empty")
 
 
 def _tool_probe(content: str | None) -> Conversation:
@@ -86,10 +115,7 @@ def _try(render: Render, conversation: Conversation) -> str | None:
 
 
 def adapt(conversation: Conversation, forms: Forms) -> Conversation:
-    """A conversation in the forms of a template; the same object where nothing has to change.
-
-    Older names of the reasoning become `reasoning_content`, and `thinking` beside it, as in transformers 5.
-    """
+    """A conversation in the forms of a template; the same object where nothing has to change."""
     messages = [_adapt(message, forms) for message in conversation.messages]
     if all(new is old for new, old in zip(messages, conversation.messages, strict=True)):
         return conversation
@@ -100,19 +126,21 @@ def _adapt(message: dict[str, Any], forms: Forms) -> dict[str, Any]:
     content = message.get("content")
     if len(message) == 2 and type(content) is str and forms.strings:
         return message
-    changed: dict[str, Any] = {}
+    adapted = {key: value for key, value in message.items() if value is not None}
     if isinstance(content, str) and not forms.strings:
-        changed["content"] = [{"type": "text", "text": content}]
-    elif isinstance(content, list) and not forms.parts:
-        changed["content"] = "\n".join(part["text"] for part in content)
-    elif content is None and "content" in message and not forms.nulls:
-        changed["content"] = "" if forms.strings else []
+        adapted["content"] = [{"type": "text", "text": content}]
+    elif isinstance(content, list) and message["role"] not in forms.parts and forms.strings:
+        adapted["content"] = "\n".join(part["text"] for part in content)
+    elif content is None and forms.nulls == "null":
+        adapted = {key: value for key, value in message.items() if key == "content" or value is not None}
+    elif content is None and forms.nulls == "empty":
+        adapted["content"] = "" if forms.strings else []
     if not forms.objects and message.get("tool_calls"):
-        changed["tool_calls"] = [_with_text_arguments(call) for call in message["tool_calls"]]
-    reasoning = next((r for k in ("reasoning_content", "thinking", "reasoning") if (r := message.get(k)) is not None), None)
+        adapted["tool_calls"] = [_with_text_arguments(call) for call in message["tool_calls"]]
+    reasoning = next((adapted[key] for key in _REASONING if key in adapted), None)
     if reasoning is not None:
-        return {"thinking": reasoning, **message, "reasoning_content": reasoning, **changed}
-    return {**message, **changed} if changed else message
+        adapted = {"thinking": reasoning, **adapted, "reasoning_content": reasoning}
+    return message if adapted == message and list(adapted) == list(message) else adapted
 
 
 def _with_text_arguments(call: dict[str, Any]) -> dict[str, Any]:

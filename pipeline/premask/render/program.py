@@ -2,8 +2,8 @@
 
 For each shape of conversations there is a decision tree. Its inner nodes are questions that the template asked, its
 leaves are fills: rows of pieces, literals and derivations. A conversation whose answers lead to a leaf is rendered by
-joining the leaf's pieces; any other is traced once, checked against Jinja's own rendering, and becomes a new leaf. This is
-exact because a template is deterministic in what it can observe, and all of that is a question (`values.py`).
+joining the leaf's pieces; any other is traced once, checked against Jinja's own rendering, and becomes a new leaf. That
+is exact because a template is deterministic in what it can observe, and all of that is a question (`values.py`).
 
 The idea is a tracing compiler in the small; compare the guards and side exits of trace-based just-in-time compilers
 (https://doi.org/10.1145/1542476.1542528).
@@ -21,9 +21,10 @@ from premask.dtypes import Int32Array, Int64Array
 from premask.read import Conversation
 from premask.render.environment import compile_template
 from premask.render.expression import Expr, compile_expressions
-from premask.render.shape import Path, field_paths, flatten
+from premask.render.recording import Recorder, Untraceable, expression, plain
+from premask.render.shape import Path, copied, field_paths, flatten
 from premask.render.tracing import Piece, TracingEnvironment
-from premask.render.values import Recorder, TStr, Untraceable, expression
+from premask.render.values import TStr
 
 MAX_LEAVES = 10_000
 """Paths kept in memory; conversations of further paths are traced each for itself."""
@@ -144,8 +145,8 @@ class Program(Generic[A]):
             pieces = leaf.fill(fields)
             text = texts[row] = "".join(pieces)
             self.rendered += 1
-            if self.rendered % AUDIT_EVERY == 0 and text != self.render_plain(conversation):
-                raise AssertionError("bug in premask: a traced rendering differs from Jinja's")
+            if self.rendered % AUDIT_EVERY == 0:
+                self._audit(conversation, text)
             lengths = list(map(len, pieces)) if text.isascii() else [len(p.encode()) for p in pieces]
             _, rows, matrix = found.setdefault(id(leaf), (leaf, [], []))
             rows.append(row)
@@ -162,11 +163,19 @@ class Program(Generic[A]):
             **{
                 **self.variables,
                 **variables,
-                **conversation.template_args,
-                "messages": conversation.messages,
-                "tools": conversation.tools,
+                **copied(conversation.template_args),
+                "messages": copied(conversation.messages),
+                "tools": copied(conversation.tools),
             }
         )
+
+    def _audit(self, conversation: Conversation, text: str) -> None:
+        try:
+            expected = self.render_plain(conversation)
+        except jinja2.TemplateError as error:
+            expected = f"a template error: {error}"
+        if text != expected:
+            raise AssertionError("bug in premask: a traced rendering differs from Jinja's")
 
     def _find(self, key: Hashable, fields: list[Any]) -> Leaf[A] | None:
         node = self.trees.get(key)
@@ -177,42 +186,43 @@ class Program(Generic[A]):
     def _learn(self, conversation: Conversation, key: Hashable, fields: list[Any]) -> "Leaf[A] | Failure":
         try:
             text = self.render_plain(conversation)
-        except Exception as error:
+            text.encode()
+        except MemoryError:
+            raise
+        except Exception as error:  # a template may raise anything
             return Failure("template_error", _said(error))
-        try:
-            recorder = Recorder(recording=True)
-            leaf = self._trace(conversation, recorder, text)
-            if self.leaves < MAX_LEAVES:
+        lost = ""
+        for recording in (True, False):  # what cannot be replayed may be good for this conversation alone
+            recorder = Recorder(recording)
+            try:
+                leaf = self._trace(conversation, recorder, text)
+            except Untraceable as error:
+                lost = str(error)
+                continue
+            except Unproven as error:
+                return Failure(error.reason, str(error))
+            if recording and self.leaves < MAX_LEAVES:
                 self._insert(key, recorder, leaf)
             return leaf
-        except Untraceable:
-            pass  # good for this conversation alone, if at all
-        except Unproven as error:
-            return Failure(error.reason, str(error))
-        try:
-            return self._trace(conversation, Recorder(recording=False), text)
-        except Untraceable as error:
-            return Failure("mask_unproven", f"the origin of the text is lost by what the template does: {error}")
-        except Unproven as error:
-            return Failure(error.reason, str(error))
+        return Failure("mask_unproven", f"the origin of the text is lost by what the template does: {lost}")
 
     def _trace(self, conversation: Conversation, recorder: Recorder, text: str) -> Leaf[A]:
         try:
             trace = self.traced.render(recorder, conversation, self.variables)
+        except MemoryError:
+            raise
         except Exception as error:
-            raise Unproven(f"the template cannot be followed: {_said(error)}") from error
+            raise Untraceable(f"the template cannot be followed: {_said(error)}") from error
         if trace.text != text:
             raise Unproven("the traced rendering differs from Jinja's: please report this template")
 
         def prompt(messages: int) -> list[Piece] | None:
-            beginning = Conversation(
-                messages=conversation.messages[:messages],
-                tools=conversation.tools,
-                template_args=conversation.template_args,
-                weights=None,
-            )
+            arguments = {**conversation.template_args, "add_generation_prompt": True}
+            beginning = Conversation(conversation.messages[:messages], conversation.tools, arguments)
             try:
-                return self.traced.render(recorder, beginning, {**self.variables, "add_generation_prompt": True}).pieces
+                return self.traced.render(recorder, beginning, self.variables).pieces
+            except MemoryError:
+                raise
             except Exception:
                 return None
 
@@ -222,6 +232,9 @@ class Program(Generic[A]):
 
         rendering = Rendering(conversation, trace.pieces, field_paths(conversation), prompt, ask, recorder.guards)
         pieces, analysis = self.analyse(rendering)
+        if not recorder.recording:
+            filled = tuple(map(plain, pieces))
+            return Leaf(lambda fields: filled, analysis)
         return Leaf(compile_expressions([expression(p) for p in pieces]), analysis)
 
     def _insert(self, key: Hashable, recorder: Recorder, leaf: Leaf[A]) -> None:

@@ -1,8 +1,8 @@
 """The shape of a conversation, and its fields.
 
-What is not text (roles, keys, types, lengths of lists, numbers, booleans) is the **shape**: a hashable key. What is text
-is the **fields**: a flat list, in the order of the shape. Two conversations of one shape differ in their fields only, so
-whatever a template does depends on the shape and on what it observes of the fields.
+What is not text (roles, keys, types, lengths of lists, numbers, booleans) is the **shape**: a hashable key. What is
+text is the **fields**: a flat list, in the order of the shape. Two conversations of one shape differ in their fields
+only, so whatever a template does depends on the shape and on what it observes of the fields.
 
 Values whose structure is the user's own (tool schemas, arguments of a tool call, nested values under keys that no chat
 format knows) are one field each, however deep: a template that looks inside asks for their `structure` first.
@@ -52,7 +52,7 @@ def flatten(conversation: Conversation) -> tuple[Hashable, list[Any]]:
 def _flatten(key: str | int, value: Any, fields: list[Any]) -> Hashable:
     if is_field(key, value):
         fields.append(value)
-        return type(value)
+        return ("field", type(value))
     if isinstance(value, dict):
         return tuple((k, _flatten(k, v, fields)) for k, v in value.items())
     if isinstance(value, list):
@@ -108,3 +108,10 @@ def field_paths(conversation: Conversation) -> list[Path]:
     paths: list[Path] = []
     map_fields(conversation, lambda number, path, value: paths.append(path))
     return paths
+
+
+def copied(value: Any) -> Any:
+    """A copy of JSON values, for a template to change: Jinja's sandbox lets some filters add to a list in place."""
+    if isinstance(value, dict):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value

@@ -14,11 +14,22 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
-from premask.errors import MachineError, PremaskError, UsageError
+from premask.errors import DataError, MachineError, PremaskError, UsageError
 
-FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
-BROKEN_MACHINE = {errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+BROKEN_MACHINE = {
+    errno.EIO,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EAGAIN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.EREMOTEIO,
+}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+WRONG_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP}
 
 
 class InternalError(PremaskError):
@@ -65,14 +76,16 @@ class WorkItem:
             module, _, qualname = self.reference.partition(":")
             function = attrgetter(qualname)(importlib.import_module(module))
             return function(**self.arguments)
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise  # an interrupt; a panic of Rust code is an error, whatever its class derives from
             understood = explain(error, f"{self.name}: ")
             if understood is error:
                 raise
             raise understood from error
 
 
-def explain(error: Exception, where: str = "") -> PremaskError:
+def explain(error: BaseException, where: str = "") -> PremaskError:
     """`error` as the `PremaskError` it amounts to; itself when it is one, an `InternalError` when it is unforeseen."""
     if isinstance(error, PremaskError):
         return error
@@ -85,6 +98,10 @@ def explain(error: Exception, where: str = "") -> PremaskError:
         return MachineError(f"{where}the machine failed: {error}")
     if code in NOT_ALLOWED:
         return UsageError(f"{where}not allowed: {error}; check who owns the path and whether it may be written")
+    if code in WRONG_PATH:
+        return UsageError(f"{where}the path cannot be used: {error}; choose another")
+    if code == errno.ENOENT:
+        return DataError(f"{where}a file went away while it was needed: {error}; put it back and run the command again")
     bug = InternalError(f"{where}{type(error).__name__}: {error}\nThis is a bug in premask: please report it.")
     bug.add_note("".join(traceback.format_exception(error)).rstrip())
     return bug

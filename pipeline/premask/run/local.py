@@ -29,6 +29,9 @@ from premask.run.worker import GRACE
 TRIES = 3
 """How often an item is begun before its workers' deaths are taken for its own fault."""
 
+ITEM_SECONDS = 3600.0
+"""How long an item may take, a thousand times what it should: whatever hangs is ended, and named."""
+
 OnDone: TypeAlias = Callable[[WorkItem, Any], None]
 Ending: TypeAlias = Literal["done", "failed", "lost"]
 
@@ -39,14 +42,17 @@ def run_items(
     workers: int,
     on_done: OnDone | None = None,
     finished: Mapping[str, Any] | None = None,
+    inherited: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Perform every item; results by item name, in the order of `items`.
 
     `finished` holds results known already, by name: those items are not run. `on_done(item, result)` is called here in
     the driver, as each of the others completes, in any order. With one worker, or one item to run, no process starts.
+    Workers keep the descriptors `inherited` open as long as they live.
 
     Raises the `PremaskError` of the first item (in the order of `items`) that failed, once the items that were running
-    have come to their end; `MachineError` for an item whose worker died `TRIES` times. No worker is left behind.
+    have come to their end; `MachineError` for an item whose worker died `TRIES` times, or that took longer than
+    `ITEM_SECONDS` in a worker. No worker is left behind.
     """
     if workers < 1:
         raise UsageError(f"workers: expected at least 1, found {workers}")
@@ -64,7 +70,7 @@ def run_items(
         for item in todo:
             note(item, item.perform())
     else:
-        with _Crew(min(workers, len(todo))) as crew:
+        with _Crew(min(workers, len(todo)), inherited) as crew:
             crew.run(todo, note)
     return {item.name: results[item.name] for item in items}
 
@@ -77,11 +83,12 @@ def usable_cores() -> int:
 class _Worker:
     """One child process, and the item that it holds."""
 
-    def __init__(self) -> None:
+    def __init__(self, inherited: Sequence[int]) -> None:
         self.item: WorkItem | None = None
+        self.deadline = 0.0
         self.connection, theirs = multiprocessing.Pipe()
         try:
-            self.process = _start(theirs)
+            self.process = _start(theirs, inherited)
         except OSError as error:
             self.connection.close()
             raise MachineError(f"a worker process cannot be started: {error}; use fewer --workers") from error
@@ -89,7 +96,7 @@ class _Worker:
             theirs.close()
 
     def begin(self, item: WorkItem) -> None:
-        self.item = item
+        self.item, self.deadline = item, time.monotonic() + ITEM_SECONDS
         with suppress(ConnectionError):  # it has died: `end` reads so from the socket in a moment
             self.connection.send(replace(item, function=item.reference))
 
@@ -124,13 +131,13 @@ class _Worker:
         return f"ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
 
 
-def _start(theirs: Connection) -> subprocess.Popen[bytes]:
+def _start(theirs: Connection, inherited: Sequence[int]) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-P", "-m", "premask.run.worker", str(theirs.fileno()), str(os.getpid())],
         # Processes are the parallelism here: threads in each of them as well only get in each other's way.
         env={**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
-        pass_fds=[theirs.fileno()],
+        pass_fds=[theirs.fileno(), *inherited],
         stdin=subprocess.DEVNULL,
         stdout=2,  # the driver's standard output is for the summary alone
         process_group=0,  # Ctrl-C is the driver's business
@@ -140,8 +147,9 @@ def _start(theirs: Connection) -> subprocess.Popen[bytes]:
 class _Crew:
     """At most `size` workers, each started when there is an item for it."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, inherited: Sequence[int]) -> None:
         self.size = size
+        self.inherited = inherited
         self.workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -185,14 +193,18 @@ class _Crew:
     def _hand_out(self, item: WorkItem) -> None:
         worker = next((worker for worker in self.workers if not worker.item), None)
         if worker is None:
-            worker = _Worker()
+            worker = _Worker(self.inherited)
             self.workers.append(worker)
         worker.begin(item)
 
     def _collect(self) -> Iterator[tuple[WorkItem, Ending, Any]]:
-        """Wait until an item has ended; every one that has."""
+        """Wait until an item has ended; every one that has, or whose time is over."""
         busy = self.busy
-        for connection in wait(list(busy)):
+        patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
+        ended = wait(list(busy), max(0.0, patience))
+        if not ended:
+            yield from self._end_hanging()
+        for connection in ended:
             worker = busy[connection]
             item = worker.item
             ending, value = worker.end()
@@ -200,6 +212,23 @@ class _Crew:
                 self.workers.remove(worker)
             if item:
                 yield item, ending, value
+
+
+    def _end_hanging(self) -> Iterator[tuple[WorkItem, Ending, Any]]:
+        for worker in [worker for worker in self.busy.values() if worker.deadline <= time.monotonic()]:
+            item = worker.item
+            worker.dismiss()
+            worker.bury(GRACE)
+            self.workers.remove(worker)
+            if item:
+                yield item, "failed", _hung(item)
+
+
+def _hung(item: WorkItem) -> MachineError:
+    return MachineError(
+        f"{item.name}: expected it to take seconds, found it unfinished after {ITEM_SECONDS:.0f}; "
+        "does the machine hang, or the chat template or the tokenizer loop?"
+    )
 
 
 def _lost(item: WorkItem, death: str) -> MachineError:

@@ -7,6 +7,7 @@ driver: an idle worker reads the end of the socket, and a busy one looks twice a
 
 import os
 import pickle
+import resource
 import signal
 import sys
 import threading
@@ -64,10 +65,20 @@ def _leave_with(driver: int) -> NoReturn:
     os._exit(1)
 
 
+def _bound_memory() -> None:
+    """No single worker gets more memory than the machine has: it shall fail alone, and say so, before others suffer."""
+    with suppress(OSError, ValueError):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = min(limit for limit in (memory, soft, hard) if limit != resource.RLIM_INFINITY)
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+
+
 def main() -> None:
     """Serve the driver named on the command line."""
     descriptor, driver = map(int, sys.argv[1:])
     os.set_inheritable(descriptor, False)
+    _bound_memory()
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_leave_with, args=(driver,), daemon=True).start()
     serve(Connection(descriptor))

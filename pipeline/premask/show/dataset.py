@@ -1,11 +1,12 @@
 """From a prepared dataset to what people look at: a pack, or what became of one source row."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 
 from premask.encode.encoder import Encoder
-from premask.encode.files import load_tokenizer_files
+from premask.encode.files import TokenizerFiles, load_tokenizer_files
 from premask.errors import UsageError
 from premask.show.view import PackView, print_pack
 from premask.store.reader import Pack, Prepared, open_prepared
@@ -17,7 +18,8 @@ def show(
     """Print one pack of `split` (the first by default), or every example made from `source_row`, whatever its split.
 
     `tokenizer` stands in for the one that the manifest names, where that is no longer at its place. Raises DataError
-    where `folder` holds no finished dataset, UsageError where it has no such split, pack or row.
+    where `folder` holds no finished dataset, UsageError where it has no such split, pack or row, or the tokenizer is
+    another one.
     """
     from rich.console import Console
 
@@ -26,8 +28,7 @@ def show(
         places = [(_pack(prepared, split, pack or 0), slice(None))]
     else:
         places = [(prepared[split][n], slice(piece, piece + 1)) for split, n, piece in _find(prepared, source_row)]
-    files = load_tokenizer_files(tokenizer or prepared.manifest["recipe"]["tokenizer"])
-    encoder = Encoder(files.tokenizer_json)
+    encoder = Encoder(_tokenizer(prepared, tokenizer).tokenizer_json)
     console = Console(highlight=False, no_color=None if color else True)
     for found, examples in places:
         print_pack(pack_view(found, examples, encoder), console)
@@ -58,10 +59,35 @@ def _pack(prepared: Prepared, split: str, number: int) -> Pack:
 
 
 def _find(prepared: Prepared, row: int) -> list[tuple[str, int, int]]:
+    rows = prepared.manifest["rows"]["in"]
+    if row >= rows:
+        raise UsageError(f"--source-row {row}: {prepared.path} was made from the source rows 0 to {rows - 1}")
     places = prepared.find(row)
     if not places:
-        raise UsageError(
-            f"--source-row {row}: no example in {prepared.path} was made from it; "
-            f"if there is such a row, {prepared.path / 'rejected.jsonl'} says why it was rejected"
-        )
+        raise UsageError(f"--source-row {row}: no example was made from it: {_rejection(prepared, row)}")
     return places
+
+
+def _rejection(prepared: Prepared, row: int) -> str:
+    """Why a source row was rejected. Rows are global here, and counted within their source in rejected.jsonl."""
+    firsts: dict[int, int] = {}
+    for part in prepared.manifest["partitions"]:
+        firsts.setdefault(part["source"], part["first_row"])
+    source, first = max((item for item in firsts.items() if item[1] <= row), key=lambda item: item[0])
+    name = prepared.manifest["sources"][source]["name"]
+    with (prepared.path / "rejected.jsonl").open(encoding="utf-8") as file:
+        for rejected in map(json.loads, file):
+            if (rejected["source"], rejected["row"]) == (name, row - first):
+                return f"row {row - first} of {name} was rejected ({rejected['reason']}): {rejected['detail']}"
+    return f"row {row - first} of {name}, and rejected.jsonl does not say why; see `premask verify`"
+
+
+def _tokenizer(prepared: Prepared, given: str | None) -> TokenizerFiles:
+    """The tokenizer of a dataset; UsageError where it is not the one that made it."""
+    files = load_tokenizer_files(given or prepared.manifest["recipe"]["tokenizer"])
+    if files.digests["tokenizer.json"] != prepared.manifest["tokenizer"]["tokenizer.json"]:
+        raise UsageError(
+            f"{files.name}: expected the tokenizer with which {prepared.path} was made, found another one; "
+            "name its folder with --tokenizer"
+        )
+    return files

@@ -13,6 +13,7 @@ FEATURES = {
     "system": "system message first",
     "late system": "system message later",
     "tools": "tools",
+    "parallel calls": "parallel tool calls",
     "reasoning": "reasoning",
     "out of turn": "turns out of order",
 }

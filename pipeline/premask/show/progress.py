@@ -11,8 +11,8 @@ from typing import Protocol, TextIO
 class Progress(Protocol):
     """What `prepare` tells while it works."""
 
-    def phase(self, name: str, total: int | None) -> None:
-        """Begin a phase of `total` steps (None: not known); the one before is over."""
+    def phase(self, name: str, total: int | None, unit: str) -> None:
+        """Begin a phase of `total` steps (None: not known), each of one `unit`; the one before is over."""
 
     def advance(self, n: int = 1) -> None:
         """`n` more steps of this phase are done."""
@@ -35,7 +35,7 @@ def progress_for(*, silent: bool = False, stream: TextIO | None = None) -> Progr
 class SilentProgress:
     """For `--quiet`, `--json` and callers from Python."""
 
-    def phase(self, name: str, total: int | None) -> None: ...
+    def phase(self, name: str, total: int | None, unit: str) -> None: ...
 
     def advance(self, n: int = 1) -> None: ...
 
@@ -45,36 +45,36 @@ class SilentProgress:
 
 
 class LineProgress:
-    """A line every few seconds, so that a log stays short and a short run says nothing. Notes are printed at once."""
+    """A line at the start of every phase, and one every few seconds in a long one; notes are printed at once."""
 
     def __init__(self, stream: TextIO, interval: float = 5.0) -> None:
         self._stream = stream
         self._interval = interval
         self._last = time.monotonic()
-        self._name = ""
+        self._name, self._unit = "", ""
         self._total: int | None = None
         self._count = 0
 
-    def phase(self, name: str, total: int | None) -> None:
-        self._name, self._total, self._count = name, total, 0
-        self._say()
+    def phase(self, name: str, total: int | None, unit: str) -> None:
+        self._name, self._total, self._unit, self._count = name, total, unit, 0
+        self.note(f"{name} {unit}s" if total is None else f"{name} {_counted(total, unit)}")
 
     def advance(self, n: int = 1) -> None:
         self._count += n
-        self._say()
+        now = time.monotonic()
+        if now - self._last >= self._interval and self._count != self._total:
+            whole = "" if self._total is None else f" of {self._total:,}"
+            self.note(f"{self._name}: {self._count:,}{whole} {self._unit}s")
 
     def note(self, text: str) -> None:
+        self._last = time.monotonic()
         print(f"premask: {text}", file=self._stream, flush=True)
 
     def close(self) -> None: ...
 
-    def _say(self) -> None:
-        now = time.monotonic()
-        if now - self._last < self._interval:
-            return
-        self._last = now
-        count = f"{self._count:,}" if self._total is None else f"{self._count:,} of {self._total:,}"
-        print(f"premask: {self._name}: {count}", file=self._stream, flush=True)
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number:,} {unit}" + ("" if number == 1 else "s")
 
 
 class BarProgress:
@@ -95,9 +95,9 @@ class BarProgress:
         self._task = self._bars.add_task("", total=None, visible=False)
         self._bars.start()
 
-    def phase(self, name: str, total: int | None) -> None:
+    def phase(self, name: str, total: int | None, unit: str) -> None:
         self._bars.remove_task(self._task)  # not `reset`, which keeps the old total where the new one is None
-        self._task = self._bars.add_task(name, total=total)
+        self._task = self._bars.add_task(f"{name} {unit}s", total=total)
 
     def advance(self, n: int = 1) -> None:
         self._bars.advance(self._task, n)

@@ -1,6 +1,8 @@
-"""The closing summary of a preparation: counts in, a small table for people out. No disk, no state."""
+"""The closing summary of a preparation: counts in, a small table and some remarks for people out. No disk, no state."""
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
@@ -14,6 +16,18 @@ class SplitCounts(TypedDict):
     packs: int
     tokens: int
     supervised: int
+
+
+REMARKS = {
+    "escaped_rows": "source rows whose text spells control tokens, encoded as plain text",
+    "unterminated_turns": "turns without a terminator: nothing in them teaches the model to stop",
+    "reasoning_dropped": "messages whose reasoning the template does not write",
+    "tools_dropped": "source rows whose tool schemas the template does not write",
+    "straddle_start": "trained spans that begin within a token, which is masked (--set straddle=train)",
+    "straddle_end": "trained spans that end within a token, which is masked (--set straddle=train)",
+    "tokens_trimmed": "tokens left out behind the last trained one of their example (--set trim_tail=false)",
+}
+"""What people should know of the manifest's counts, where they are not zero."""
 
 
 def summary(
@@ -53,6 +67,18 @@ def summary(
     speed = f"{tokens / seconds:,.0f} tokens/s" if seconds > 0 else ""
     table.add_row("seconds", f"{seconds:,.1f}", speed, style="bold")
     return table
+
+
+def remarks(
+    *, counts: Mapping[str, int], rejected: Mapping[str, int], splits: Mapping[str, SplitCounts], out: str
+) -> Iterator[str]:
+    """What to know beside the table, a sentence each: what happened to some rows, and where everything is."""
+    for name, words in REMARKS.items():
+        if counts.get(name):
+            yield f"{words}: {counts[name]:,}"
+    if rejected:
+        yield f"rejected source rows, each with its reason: {Path(out) / 'rejected.jsonl'}"
+    yield f"prepared: {out} (splits: {', '.join(splits)}); to see its tokens: premask view {shlex.quote(out)}"
 
 
 def _share(part: int, whole: int) -> str:

@@ -81,7 +81,7 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashedFile]:
                 os.fsync(raw.fileno())
         temporary.replace(path)
         if durable:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         if error.errno in _MACHINE_ERRORS:
             raise MachineError(
@@ -100,13 +100,19 @@ def write_json(path: Path, value: Any, *, sort_keys: bool = True, durable: bool 
     return file.written(path)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file's name is one that `atomic_write` gives before the file is whole."""
+    return path.name.startswith(".") and path.name.endswith(TEMPORARY_SUFFIX)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writers left in `folder` and below. Only for whoever holds the folder's lock."""
     for path in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
         path.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Flush the names in `folder` to the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

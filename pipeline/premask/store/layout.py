@@ -4,7 +4,7 @@ Written as datasets 2.19 writes them, but deterministic: the fingerprint is a ha
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,12 @@ def shard_name(number: int, count: int) -> str:
 def shard_path(folder: Path, split: str, number: int, count: int) -> Path:
     """Where shard `number` of `count` of a split lies in the dataset `folder`."""
     return folder / split / shard_name(number, count)
+
+
+def layout_names(splits: Iterable[str]) -> list[str]:
+    """The files that `write_layout` writes, relative to the dataset's folder."""
+    own = ("dataset_info.json", "state.json")
+    return ["dataset_dict.json", *(f"{split}/{name}" for split in splits for name in own)]
 
 
 def write_layout(

@@ -1,7 +1,7 @@
 """manifest.json: what a prepared dataset holds, from what, and how to check it. Written last: no manifest, no dataset.
 
 Its content is the caller's but for two keys, which the reader needs: `format_version`, and `splits`, which names every
-split's shards (`split_entry`). Equal contents, equal bytes.
+split's shards (`split_entry`). Equal contents, equal bytes. It carries its own checksum, which every reader checks.
 """
 
 import json
@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from premask.errors import DataError
-from premask.store.atomic import Written, write_json
+from premask.store.atomic import Written
+from premask.store.sealed import unseal, write_sealed
 from premask.store.shards import ShardEntry
 
 FORMAT_VERSION = 1
 
 MANIFEST = "manifest.json"
+
+_REMEDY = "rebuild it with `premask repair`"
 
 _TOTALS = ("packs", "examples", "tokens", "supervised_tokens", "bytes")
 
@@ -28,32 +31,36 @@ def split_entry(shards: Sequence[ShardEntry]) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, content: Mapping[str, Any]) -> Written:
-    """Write the manifest of the dataset in `folder`, atomically. `format_version` is added."""
-    return write_json(folder / MANIFEST, {**content, "format_version": FORMAT_VERSION})
+    """Write the manifest of the dataset in `folder`, atomically. `format_version` and a checksum are added."""
+    return write_sealed(folder / MANIFEST, {**content, "format_version": FORMAT_VERSION})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of the dataset in `folder`.
 
-    DataError where there is none (the run did not finish), it is not JSON, or of another format version.
+    DataError where there is none (the run did not finish), it is damaged, or of another format version.
     """
     path = folder / MANIFEST
     try:
-        content = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        content = json.loads(data)
     except FileNotFoundError as error:
         raise DataError(
             f"{path}: expected a manifest, found none: not a prepared dataset, or its run did not finish;"
             " check the path, or run `premask prepare` again to finish it"
         ) from error
     except ValueError as error:
-        raise DataError(f"{path}: expected JSON, found {error}; run `premask prepare` again") from error
+        raise DataError(f"{path}: expected JSON, found {error}; {_REMEDY}") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise DataError(
             f"{path}: expected format version {FORMAT_VERSION}, found {version!r};"
             " use the premask that wrote it, or prepare the data again"
         )
-    return dict(content)
+    try:
+        return unseal(data)
+    except ValueError as error:
+        raise DataError(f"{path}: expected the manifest as it was written, found {error}; {_REMEDY}") from error
 
 
 def split_shards(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[ShardEntry]]:
@@ -66,6 +73,5 @@ def split_shards(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[Sh
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{folder / MANIFEST}: expected splits with shards, found none or incomplete ones ({error!r});"
-            " run `premask prepare` again"
+            f"{folder / MANIFEST}: expected splits with shards, found none or incomplete ones ({error!r}); {_REMEDY}"
         ) from error

@@ -16,6 +16,8 @@ from premask.pack.plan import Plan, PlanRows
 from premask.store.atomic import Written, atomic_write
 from premask.store.lists import view
 
+PLAN = "plan.arrow"
+
 PLAN_COLUMNS = {
     "partition": pa.int32(),
     "index": pa.int32(),

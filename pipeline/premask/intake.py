@@ -1,0 +1,85 @@
+"""The sources of a run before any row is masked: their formats, their slices, and whether they stay as they are."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from premask.errors import DataError
+from premask.read import Format, Partition, Source, detect, first_rows, partitions, read_partition
+from premask.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Sliced:
+    """One partition of the run."""
+
+    partition: Partition
+    format: Format
+    limit: int | None
+    """Only the first so many rows of it."""
+
+
+def formats_of(recipe: Recipe, sources: Sequence[Source]) -> list[Format]:
+    """The format of every source: as the recipe says, or found out. UsageError where a source fits none, or several."""
+    if recipe.format != "auto":
+        return [recipe.format] * len(sources)
+    return [detect(first_rows(source), source.name) for source in sources]
+
+
+def slices_of(
+    sources: Sequence[Source],
+    formats: Sequence[Format],
+    pieces: Mapping[int, Sequence[tuple[str, int]]],
+    limit: int | None,
+    size: int,
+) -> list[Sliced]:
+    """The partitions of all sources, in order, each of about `size` bytes; `limit` rows of every source.
+
+    `pieces` has the path and size of what a source was cut into, by its number.
+    """
+    slices: list[Sliced] = []
+    for n, (source, format) in enumerate(zip(sources, formats, strict=True)):
+        if n in pieces:
+            parts = [Partition(n, Path(path), 0, length) for path, length in pieces[n]]
+        else:
+            parts = partitions(source, size, index=n)
+        slices += [Sliced(part, format, rows) for part, rows in _limited(parts, limit)]
+    return slices
+
+
+def _limited(parts: Sequence[Partition], limit: int | None) -> Iterator[tuple[Partition, int | None]]:
+    """As many partitions as hold the first `limit` rows, each with how many rows of it count."""
+    left = limit
+    for part in parts:
+        if left is None:
+            yield part, None
+            continue
+        if left <= 0:
+            return
+        rows = sum(1 for _ in islice(read_partition(part), left))
+        yield part, left
+        left -= rows
+
+
+Stamp = tuple[int, int, int, int] | None
+"""What changes when a file is written to or replaced: size, inode and times, of which nobody can set the second."""
+
+
+def stamp(source: Source) -> Stamp:
+    """The source's stamp now; None where it is gone."""
+    try:
+        status = source.path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
+
+def require_unchanged(sources: Sequence[Source], stamps: Sequence[Stamp]) -> None:
+    """DataError unless the sources are as they were when the stamps were taken, before their checksums."""
+    for source, before in zip(sources, stamps, strict=True):
+        if stamp(source) != before:
+            raise DataError(
+                f"{source.name}: expected a source that stays as it is while it is read, found that it changed; "
+                "run again when nothing writes to it"
+            )

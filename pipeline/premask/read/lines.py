@@ -1,0 +1,91 @@
+"""Lines of text files, and the JSON row of each.
+
+A JSONL file is cut into fixed byte ranges, whoever reads them: a line belongs to the range in which it starts. Lines end
+at a newline byte alone; blank lines are no rows. Memory is bounded by the longest line, and that by `MAX_ROW_BYTES`.
+"""
+
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import orjson
+
+from premask.read.conversation import Rejected
+from premask.read.cut import BOM, MAX_ROW_BYTES, is_blank
+from premask.read.faults import describe, noted, reject
+from premask.read.places import BUFFER, Place, open_file
+
+
+def read_range(place: Place, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Read the lines of a file that start in the bytes `[start, end)`: the offset and the bytes of each."""
+    with open_file(place) as file:
+        if start:
+            file.seek(start - 1)
+            start += _skip_line(file, end - start + 1) - 1
+        yield from lines_of(file, start, end)
+
+
+def lines_of(file: BinaryIO, start: int = 0, end: float = float("inf")) -> Iterator[tuple[int, bytes]]:
+    """Read lines that are not blank, without their ends, from a file that stands at `start`, up to those at `end`.
+
+    Of a line beyond `MAX_ROW_BYTES` only that much and a byte more is kept, which `parse` rejects.
+    """
+    while start < end and (raw := file.readline(MAX_ROW_BYTES + 1)):
+        offset, start = start, start + len(raw)
+        if len(raw) > MAX_ROW_BYTES and raw[-1:] != b"\n":
+            start += _skip_line(file)
+        if not is_blank(raw):
+            yield offset, raw.rstrip(b"\r\n")
+
+
+def _skip_line(file: BinaryIO, limit: float = float("inf")) -> int:
+    """Skip the rest of a line, or `limit` bytes of it and a few more; returns how many they were."""
+    skipped = 0
+    while skipped < limit and (part := file.readline(BUFFER)):
+        skipped += len(part)
+        if part[-1:] == b"\n":
+            break
+    return skipped
+
+
+def parse(raw: bytes | dict[str, Any]) -> dict[str, Any] | Rejected:
+    """Parse one row; all text in it can be encoded as UTF-8. Byte order marks before it are ignored.
+
+    A row of a columnar file is a dict already, and stays.
+    """
+    if type(raw) is dict:
+        return raw
+    assert not isinstance(raw, dict)
+    try:
+        row = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if raw.startswith(BOM):
+            return parse(_without_bom(raw))
+        return noted(raw) or _broken(raw, error)
+    if type(row) is dict:
+        return row
+    return reject("not_an_object", "row", "a JSON object", describe(row), "write each row as {...}")
+
+
+def _without_bom(raw: bytes) -> bytes:
+    start = 0
+    while raw.startswith(BOM, start):
+        start += len(BOM)
+    return raw[start:]
+
+
+def _broken(raw: bytes, error: orjson.JSONDecodeError) -> Rejected:
+    if len(raw) > MAX_ROW_BYTES:
+        expected = f"at most {MAX_ROW_BYTES} bytes"
+        remedy = "split the row; or a line end, quote or bracket is missing near its start"
+        return reject("row_too_large", "row", expected, "more", remedy)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as fault:
+        found, remedy = f"byte 0x{raw[fault.start]:02x} at byte {fault.start}", "save the file as UTF-8"
+        return reject("invalid_utf8", "row", "UTF-8", found, remedy)
+    found = f"{error.msg} at character {error.pos}, near {text[max(error.pos - 20, 0) : error.pos + 20]!r}"
+    if "surrogate" in error.msg:
+        remedy = "write the whole character, or drop the half of it"
+        return reject("lone_surrogate", "row", "escapes that form whole characters", found, remedy)
+    remedy = "write one complete JSON value per row (null instead of NaN, control characters escaped)"
+    return reject("broken_json", "row", "JSON", found, remedy)

@@ -1,0 +1,75 @@
+"""The oracle of the rendering tests: whatever a program renders, cold or warm, is what plain Jinja renders."""
+
+import datetime
+
+import pytest
+from premask.read import Conversation
+from premask.render.program import Program
+
+DATE = datetime.date(2024, 2, 29)
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+class Oracle:
+    """A program beside plain Jinja."""
+
+    def __init__(self, source, variables=TOKENS, analyse=None):
+        self.program = Program(source, variables, DATE, analyse or (lambda r: ([p.text for p in r.pieces], None)))
+        self.replayed = 0
+        """Rows that an earlier row's path rendered."""
+
+    def expected(self, conversation):
+        """The text; None where the template raises."""
+        try:
+            return self.program.render_plain(conversation)
+        except Exception:
+            return None
+
+    def check(self, conversations):
+        """Render all of them twice, the second time backwards; returns the reasons for which rows were refused."""
+        refused = {}
+        for batch in (conversations, conversations[::-1]):
+            before = self.program.leaves
+            rendered = self.program.render(batch)
+            for row, conversation in enumerate(batch):
+                text, failure = self.expected(conversation), rendered.failures.get(row)
+                if text is None:
+                    assert failure is not None, conversation
+                    assert failure.reason == "template_error", conversation
+                elif " at 0x" in text:
+                    continue  # an address, which no two renderings have in common
+                elif failure is None:
+                    assert rendered.texts[row] == text, conversation
+                else:
+                    assert failure.reason == "mask_unproven", (failure, conversation)
+                    assert "differs" not in failure.detail, conversation
+                    refused[row] = failure.detail
+            self._check_groups(rendered)
+            self.replayed += len(batch) - len(rendered.failures) - (self.program.leaves - before)
+        return refused
+
+    @staticmethod
+    def _check_groups(rendered):
+        rows = [int(row) for group in rendered.groups for row in group.rows]
+        assert sorted(rows + list(rendered.failures)) == list(range(len(rendered.texts)))
+        for group in rendered.groups:
+            sizes = [len(rendered.texts[row].encode()) for row in group.rows]
+            assert group.lengths.sum(axis=1).tolist() == sizes
+
+
+@pytest.fixture
+def oracle():
+    """Makes an Oracle from a template's source."""
+    return Oracle
+
+
+@pytest.fixture
+def chat():
+    """Makes a conversation from the contents of alternating user and assistant messages."""
+
+    def make(*contents, **more):
+        roles = ("user", "assistant")
+        messages = [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
+        return Conversation(messages=messages, **more)
+
+    return make

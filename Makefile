@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pin is read from constraints.txt: a looser request for torch pulls gigabytes of CUDA packages.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: prepare test check lint format bench clean
+.PHONY: prepare test check lint format picture bench clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -35,6 +35,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+picture: $(STAMP)
+	$(BIN)/python data/make_picture.py
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench/packing.py

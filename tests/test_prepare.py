@@ -1,5 +1,6 @@
 """`premask prepare` from sources to a dataset: equal bytes whatever happens, other readers, bad input, killed runs."""
 
+import importlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from premask.errors import DataError, UsageError
 ROOT = Path(__file__).parents[1]
 SAMPLES = sorted((ROOT / "data/samples").iterdir())
 TOKENIZER = ROOT / "data/tokenizer"
+MODULE = importlib.import_module("premask.prepare")  # `premask.prepare` is the function
 GOOD = '{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}\n'
 
 
@@ -46,9 +48,8 @@ def files_of(out: Path) -> dict[str, bytes]:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Partitions and shards so small that our samples give a dozen of each."""
-    module = sys.modules["premask.prepare"]  # the name `premask.prepare` is the function
-    monkeypatch.setattr(module, "PARTITION_BYTES", 2500)
-    monkeypatch.setattr(module, "SHARD_TOKENS", 600)
+    monkeypatch.setattr(MODULE, "PARTITION_BYTES", 2500)
+    monkeypatch.setattr(MODULE, "SHARD_TOKENS", 600)
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,8 @@ def test_the_size_of_partitions_changes_no_shard(
     tmp_path: Path, sample: premask.Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = files_of(sample.path)
-    for size in (1, 700, 10**6):
-        monkeypatch.setattr(sys.modules["premask.prepare"], "PARTITION_BYTES", size)
+    for size in (300, 10**6):
+        monkeypatch.setattr(MODULE, "PARTITION_BYTES", size)
         out = tmp_path / str(size)
         prepare(*SAMPLES, out=out, workers=1)
         found = files_of(out)
@@ -159,7 +160,7 @@ def test_weights_have_a_column_only_where_one_is_needed(tmp_path: Path, sample: 
 
 
 def test_limit_counts_rows_of_every_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["premask.prepare"], "PARTITION_BYTES", 300)
+    monkeypatch.setattr(MODULE, "PARTITION_BYTES", 300)
     assert prepare(*SAMPLES, out=tmp_path / "out", limit=3).manifest["rows"]["in"] == 15
 
 
@@ -176,7 +177,7 @@ BAD_ROWS = {
     "lone_surrogate": b'{"messages": [{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "y"}]}',
     "unsupported_content": b'{"messages": [{"role": "user", "content": [{"type": "image", "image": "x"}]},'
     b' {"role": "assistant", "content": "yo"}]}',
-    "nothing_to_train": b'{"messages": [{"role": "assistant", "content": "yo", "weight": 0}]}',
+    "nothing_to_train": b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo", "weight": 0}]}',
 }
 
 
@@ -228,6 +229,8 @@ def errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         (GOOD, {"tokenizer": "none"}, 2, "--tokenizer none: no such folder"),
         (GOOD, {"template": "none"}, 2, "--template none: expected a file or one of alpaca, chatml"),
         (GOOD, {"set": "stop_tokens=[x]"}, 2, "stop_tokens: expected added tokens of"),
+        (GOOD, {"set": "validation=0.5"}, 2, "not supported yet: validation; leave this out"),
+        ('{"text": "once upon a time"}\n', {}, 2, "found rows of bare text, not supported yet"),
         (GOOD, {"limit": 0}, 2, "the recipe is wrong: limit (command line): expected greater than or equal to 1"),
     ],
 )
@@ -248,8 +251,6 @@ def test_missing_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
         capsys.readouterr().err
         == "premask: error: none.jsonl: expected a file, found nothing by that name; check the path\n"
     )
-    assert run(call(tmp_path, out="out")) == 2
-    assert "expected a file, found a folder; name the files in it" in capsys.readouterr().err
     assert not Path("out").exists()
 
 
@@ -398,7 +399,7 @@ def test_a_run_may_be_killed_anywhere(tmp_path: Path, undisturbed: dict[str, byt
 
 @pytest.mark.slow
 def test_fresh_may_be_killed_anywhere(tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
-    for number in range(0, 12):
+    for number in range(12):
         out = tmp_path / str(number)
         prepare(SAMPLES[0], out=out)
         words = call(*SAMPLES, out=out, quiet=True, max_length=256, workers=1)

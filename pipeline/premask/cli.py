@@ -5,6 +5,7 @@ premask; 130 interrupted (Ctrl-C); 143 ended by SIGTERM. Results go to standard 
 """
 
 import contextlib
+import datetime
 import json
 import os
 import signal
@@ -87,7 +88,8 @@ class _PrepareCommand(click.Command):
 
 def _described(field: Any) -> str:
     choices = [str(choice) for choice in getattr(field.annotation, "__args__", ()) if isinstance(choice, str)]
-    default = f" [default: {field.default}]" if field.default or field.default == 0 else ""
+    plain = isinstance(field.default, str | int | float | datetime.date)  # not a list, an object, or nothing
+    default = f" [default: {str(field.default).replace('True', 'true').replace('False', 'false')}]" if plain else ""
     return (f"{'|'.join(choices)}: " if choices else "") + (field.description or "").replace("\n", " ") + default
 
 

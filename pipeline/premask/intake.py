@@ -5,9 +5,28 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from premask.errors import DataError
+from premask.errors import DataError, UsageError
 from premask.read import Format, Partition, Source, detect, first_rows, partitions, read_partition
 from premask.recipe import Recipe
+
+
+UNSUPPORTED = (
+    "sources_order",
+    "columns",
+    "message_keys",
+    "role_map",
+    "drop_nulls",
+    "overflow",
+    "duplicates",
+    "filters",
+    "validation",
+    "order",
+    "curriculum",
+)
+"""Options that recipes know already, but preparation does not carry out yet."""
+
+KINDS = ("jsonl", "json-array")
+"""Kinds of files that preparation reads yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +39,27 @@ class Sliced:
     """Only the first so many rows of it."""
 
 
+def refuse_unsupported(recipe: Recipe, sources: Sequence[Source]) -> None:
+    """UsageError for whatever would be accepted but not done."""
+    default = Recipe(sources=["-"], tokenizer="-")
+    asked = [name for name in UNSUPPORTED if getattr(recipe, name) != getattr(default, name)]
+    asked += ["options of single sources"] if any(not isinstance(source, str) for source in recipe.sources) else []
+    if asked:
+        raise UsageError(f"not supported yet: {', '.join(asked)}; leave this out")
+    for source in sources:
+        if source.packed or source.kind not in KINDS:
+            kind = f"{source.kind}, compressed" if source.packed else source.kind
+            raise UsageError(f"{source.name}: expected JSON Lines or a JSON array, found {kind}, not supported yet")
+
+
 def formats_of(recipe: Recipe, sources: Sequence[Source]) -> list[Format]:
     """The format of every source: as the recipe says, or found out. UsageError where a source fits none, or several."""
-    if recipe.format != "auto":
-        return [recipe.format] * len(sources)
-    return [detect(first_rows(source), source.name) for source in sources]
+    given = None if recipe.format == "auto" else recipe.format
+    formats = [given or detect(first_rows(source), source.name) for source in sources]
+    for source, format in zip(sources, formats, strict=True):
+        if format == "text":
+            raise UsageError(f"{source.name}: expected conversations, found rows of bare text, not supported yet")
+    return formats
 
 
 def slices_of(

@@ -23,7 +23,7 @@ import orjson
 
 from premask.encode.files import TokenizerFiles, load_tokenizer_files
 from premask.errors import DataError
-from premask.intake import Sliced, formats_of, require_unchanged, slices_of, stamp
+from premask.intake import Sliced, formats_of, refuse_unsupported, require_unchanged, slices_of, stamp
 from premask.pack.best_fit import best_fit, sequential
 from premask.pack.plan import Candidates, Packer, Plan, make_plan
 from premask.read import PARTITION_BYTES, Format, Source, open_sources
@@ -115,6 +115,7 @@ def prepare(
     began, clock = time.time(), time.monotonic()  # a clock may be set while we run
     folder, progress = Path(out), progress or SilentProgress()
     sources = open_sources(recipe.sources)
+    refuse_unsupported(recipe, sources)
     files = load_tokenizer_files(recipe.tokenizer)
     build_masker(recipe, files)  # fails here and now where template and tokenizer are wrong
     formats = formats_of(recipe, sources)

@@ -10,18 +10,19 @@ from types import ModuleType
 import orjson
 import pytest
 from premask.mask.masker import Masker
-from premask.read import Conversation, Partition, Rejected, convert, detect, first_rows, open_sources, parse, read_partition
+from premask.read import Conversation, Rejected, convert, detect, parse
 from premask.recipe import Recipe
 
 
 def _helper(name: str) -> ModuleType:
     """A module beside this file; with importlib as import mode, tests cannot import their neighbours."""
-    spec = importlib.util.spec_from_file_location(f"mask_{name}", Path(__file__).with_name(f"{name}.py"))
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+KINDS = _helper("tokenizer_kinds")
 FAMILIES = _helper("families")
 ORACLES = _helper("oracles")
 
@@ -60,25 +61,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @functools.cache
-def read(path: Path) -> tuple[list[Conversation], int]:
-    """The conversations of a source, and how many of its rows reading rejects."""
-    if path.suffix == ".json":
-        rows = [orjson.dumps(row) for row in orjson.loads(path.read_bytes())]
-        format = detect([orjson.loads(r) for r in rows[:100]], path.name)
-    else:
-        (source,) = open_sources([str(path)])
-        rows = [line.raw for line in read_partition(Partition(source=0, path=source.path, start=0, end=source.size))]
-        format = detect(first_rows(source), source.name)
-    found = [convert(format, p) if not isinstance(p := parse(row), Rejected) else p for row in rows]
-    kept = [c for c in found if isinstance(c, Conversation)]
-    return kept, len(found) - len(kept)
+def read(path: Path) -> list[Conversation]:
+    """The conversations of a source; rows that reading rejects are left out."""
+    raw = path.read_bytes()
+    lines = [orjson.dumps(row) for row in orjson.loads(raw)] if path.suffix == ".json" else raw.splitlines()
+    rows = [row for line in lines if line.strip() and not isinstance(row := parse(line), Rejected)]
+    format = detect(rows[:100], path.name)
+    return [c for row in rows if isinstance(c := convert(format, row), Conversation)]
 
 
 @pytest.fixture(scope="session")
 def samples() -> list[Conversation]:
     """Our own samples."""
     paths = sorted((FAMILIES.ROOT / "data/samples").iterdir())
-    return [c for path in paths for c in read(path)[0]]
+    return [c for path in paths for c in read(path)]
 
 
 def shared(name: str, count: int | None = None) -> list[Conversation]:
@@ -86,7 +82,7 @@ def shared(name: str, count: int | None = None) -> list[Conversation]:
     path = FAMILIES.SHARED / SOURCES[name]
     if not path.is_file():
         pytest.skip("needs ../shared/data")
-    conversations, _ = read(path)
+    conversations = read(path)
     if count is None or count >= len(conversations):
         return conversations
     return random.Random(name).sample(conversations, count)
@@ -125,7 +121,7 @@ def oracle_template(name: str):
         source=FAMILIES.source(name),
         variables=FAMILIES.variables(name),
         turn=family.turn,
-        tokenizer=functools.partial(FAMILIES.tokenizer_json, family.kind),
+        tokenizer=functools.partial(KINDS.build, family.kind),
         added=FAMILIES.added_tokens(name),
         parts=family.parts,
         text_arguments=family.text_arguments,
@@ -133,6 +129,7 @@ def oracle_template(name: str):
         lists=family.lists,
         final=family.eos if name.startswith("phi3") else "",
         borrowed=tuple(family.stops.split()) if name == "glm4moe" else (),
+        prefixes=not name.startswith("diffusion_gemma"),  # no header behind a tool's response, though one is written
     )
 
 

@@ -5,8 +5,8 @@ of its added tokens are special, on what generation stops, and which forms of a 
 """
 
 import functools
-import json
 import re
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,9 @@ import trl
 from premask.encode.encoder import Encoder
 from premask.mask.controls import classify
 from premask.render.named import TEMPLATE_NAMES, named_template
-from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken
 
+KINDS = sys.modules["tokenizer_kinds"]  # which conftest.py loads first
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT / "../shared/data"
 TRL = Path(trl.__file__).parent / "chat_templates"
@@ -39,12 +40,12 @@ class Family:
     """End-of-sequence tokens of generation_config.json besides `eos`."""
     parts: bool = False
     """Content must be a list of parts."""
-    lists: bool = False
-    """Content may be a list of parts; otherwise the texts of parts are joined by a line break."""
+    lists: str = ""
+    """Roles whose content may be a list of parts; the texts of others are joined by a line break."""
     text_arguments: bool = False
     """Arguments of tool calls must be JSON text."""
     nulls: bool = False
-    """Null content is kept as null; otherwise it becomes an empty string."""
+    """Null content stays null; otherwise it becomes empty."""
     tools: bool = True
     """The template writes tool calls."""
     reasoning: bool = True
@@ -64,6 +65,7 @@ QWEN = Family(
     stops="<|endoftext|>",
     ordinary="<think> </think> <tool_call> </tool_call> <tool_response> </tool_response>",
 )
+EVERYBODY = "system user assistant tool"
 THINKING = r"(?:<think>\n)?"
 NOT_THINKING = r"(?:<think>\n\n</think>\n\n|<think>\n)?"
 NEMOTRON = r"(?:<think>\n|<think>(?=</think>))?"
@@ -86,11 +88,11 @@ GEMMA4 = Family(
     # Behind a tool's response the model goes on without a header; so does one that speaks again behind its own
     # terminator, since these templates write one header for neighbouring turns. `<|tool_response>` stops a call.
     turn=r"(?:<\|turn>model\n|<tool_response\|>(?:<\|turn>model\n)?(?!<\|tool_response>|\Z)|(?<=<turn\|>\n)(?!<\|turn>|\Z))"
-    r"(?P<body>.*?(?:<turn\|>|<\|tool_response>))",
+    r"(?P<body>.*?(?:<turn\|>|<\|tool_response>|(?=<\|turn>)))",
     eos="<turn|>",
     bos="<bos>",
     kind="gemma",
-    lists=True,
+    lists="user assistant tool",
     stops="<|tool_response> <eos>",
     tokens='<|"|>',
     merges_neighbours=True,
@@ -105,7 +107,7 @@ COHERE = Family(
 DEEPSEEK = Family(
     # A second call is written without a header (`is_first` stays true), hence the empty one before it.
     turn=r"(?:<｜Assistant｜>(?:<think>\n)?|<｜tool▁outputs▁end｜>|(?=\n<｜tool▁call▁begin｜>))"
-    r"(?P<body>.*?<｜end▁of▁sentence｜>)",
+    r"(?P<body>.*?(?:<｜end▁of▁sentence｜>|<｜tool▁call▁end｜>(?=<｜User｜>|\n?<｜tool▁outputs?▁begin｜>|\Z)))",
     eos="<｜end▁of▁sentence｜>",
     bos="<｜begin▁of▁sentence｜>",
     ordinary="<think> </think> <｜User｜> <｜Assistant｜> <｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> <｜tool▁call▁begin｜> "
@@ -118,7 +120,7 @@ GLM = Family(
     eos="<|endoftext|>",
     stops="<|user|> <|observation|>",
     tokens="[gMASK] <sop>",
-    lists=True,
+    lists="system user assistant",
     ordinary="<think> </think> <tool_call> </tool_call> <tool_response> </tool_response> "
     "<arg_key> </arg_key> <arg_value> </arg_value>",
 )
@@ -134,7 +136,7 @@ MUSE = Family(
     eos="<|eot|>",
     bos="<|begin_of_text|>",
     stops="<|eom|>",
-    lists=True,
+    lists=EVERYBODY,
     ordinary="<atem:function_calls> </atem:function_calls>",
     merges_neighbours=True,
 )
@@ -160,7 +162,7 @@ SMOLVLM = Family(
     reasoning=False,
 )
 LLAVA = Family(
-    turn=r"\[/INST\](?P<body> .*?</s>)",
+    turn=r"(?:\[/INST\]|(?<=</s> )(?= ))(?P<body> .*?</s>)",
     eos="</s>",
     bos="<s>",
     kind="llama",
@@ -171,7 +173,7 @@ LLAVA = Family(
 )
 NEMOTRON_3 = replace(QWEN, turn=chatml(NEMOTRON), bos="<s>")
 LFM2_TOOLS = replace(LFM2, tools=True)
-LFM2_THINKING = replace(LFM2, tools=True, reasoning=True, lists=True)
+LFM2_THINKING = replace(LFM2, tools=True, reasoning=True, lists=EVERYBODY)
 
 FAMILIES = {
     "cohere": COHERE,
@@ -180,14 +182,16 @@ FAMILIES = {
         turn=r"<\|START_OF_TURN_TOKEN\|><\|CHATBOT_TOKEN\|><\|START_RESPONSE\|>"
         r"(?P<body>.*?<\|END_RESPONSE\|><\|END_OF_TURN_TOKEN\|>)",
     ),
-    "deepseek_r1_distill": replace(DEEPSEEK, tools=False),
+    "deepseek_r1_distill": replace(DEEPSEEK, tools=False, text_arguments=True),
     "deepseekv3": replace(DEEPSEEK, text_arguments=True),
     "deepseekv3_training": DEEPSEEK,
     "diffusion_gemma": GEMMA4,
     "gemma": GEMMA,
-    "gemma3": replace(GEMMA, tokens="<start_of_image>", lists=True),
+    "gemma3": replace(GEMMA, tokens="<start_of_image>", lists="user assistant"),
     "gemma4": GEMMA4,
     "glm4moe": GLM,
+    # The twin writes the next role's header within the assistant's turn, the system's included.
+    "glm4moe_training": replace(GLM, turn=GLM.turn.replace(r"(?=<\|system\|>|", r"<\|system\|>|(?=")),
     "gptoss": GPT_OSS,
     "idefics3": SMOLVLM,
     "lfm2": LFM2,
@@ -201,33 +205,35 @@ FAMILIES = {
     "nemotron_3": NEMOTRON_3,
     "phi3": PHI3,
     "qwen2_5": replace(QWEN, reasoning=False),
-    "qwen2_5_vl": replace(QWEN, tools=False, reasoning=False, lists=True),
+    "qwen2_5_vl": replace(QWEN, tools=False, reasoning=False, lists=EVERYBODY),
     "qwen3": QWEN,
-    "qwen3_5_nothink": replace(QWEN, turn=chatml(NOT_THINKING), lists=True),
-    "qwen3_5_think": replace(QWEN, turn=chatml(THINKING), lists=True),
-    "qwen3_6": replace(QWEN, turn=chatml(THINKING), lists=True),
-    "qwen3_8": replace(QWEN, turn=chatml(THINKING), lists=True),
+    "qwen3_5_nothink": replace(QWEN, turn=chatml(NOT_THINKING), lists=EVERYBODY),
+    "qwen3_5_think": replace(QWEN, turn=chatml(THINKING), lists=EVERYBODY),
+    "qwen3_6": replace(QWEN, turn=chatml(THINKING), lists=EVERYBODY),
+    "qwen3_8": replace(QWEN, turn=chatml(THINKING), lists=EVERYBODY),
     "qwen3_instruct_2507": replace(QWEN, reasoning=False),
-    "qwen3_vl": replace(QWEN, reasoning=False, lists=True),
+    "qwen3_vl": replace(QWEN, reasoning=False, lists=EVERYBODY),
     "smolvlm": SMOLVLM,
     "premask:alpaca": Family(
         turn=r"(?:(?<=\n\n)|(?<=<s>)|\A)### Response:\n(?P<body>.*?</s>)",
         eos="</s>",
         bos="<s>",
         kind="llama",
-        lists=True,
+        lists=EVERYBODY,
         tools=False,
         reasoning=False,
     ),
-    "premask:chatml": replace(QWEN, lists=True),
-    "premask:llama-3": replace(LLAMA3, tools=False, lists=True),
-    "premask:plain": Family(turn="", eos="</s>", bos="<s>", kind="llama", lists=True, tools=False, reasoning=False),
+    "premask:chatml": replace(QWEN, lists=EVERYBODY),
+    "premask:llama-3": replace(LLAMA3, tools=False, lists=EVERYBODY),
+    "premask:plain": Family(
+        turn="", eos="</s>", bos="<s>", kind="llama", lists=EVERYBODY, tools=False, reasoning=False
+    ),
     "premask:zephyr": Family(
         turn=r"<\|assistant\|>\n(?P<body>.*?</s>)",
         eos="</s>",
         bos="<s>",
         kind="llama",
-        lists=True,
+        lists=EVERYBODY,
         tools=False,
         reasoning=False,
     ),
@@ -271,40 +277,9 @@ def added_tokens(name: str) -> tuple[AddedToken, ...]:
 
 
 @functools.cache
-def _base(kind: str) -> str:
-    """A tokenizer without added tokens, as JSON."""
-    if kind == "bytes":
-        spec = json.loads((ROOT / "data/tokenizer/tokenizer.json").read_text())
-        return json.dumps({**spec, "added_tokens": []})
-    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))  # noqa: S106
-    spaces = normalizers.Replace(" ", "▁")
-    if kind == "gemma":
-        tokenizer.normalizer = spaces
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
-    elif kind == "metaspace":
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
-    else:
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), spaces])
-    fallback = [f"<0x{i:02X}>" for i in range(256)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000, special_tokens=["<unk>", *fallback], show_progress=False, max_token_length=16
-    )
-    tokenizer.train_from_iterator((ROOT / "data/prose.txt").read_text().splitlines(), trainer)
-    return json.dumps({**json.loads(tokenizer.to_str()), "added_tokens": []})
-
-
-def tokenizer_json(kind: str, added: tuple[AddedToken, ...]) -> bytes:
-    """A tokenizer of a kind with the given added tokens."""
-    tokenizer = Tokenizer.from_str(_base(kind))
-    for token in added:
-        (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
-    return tokenizer.to_str().encode()
-
-
-@functools.cache
 def family_tokenizer(name: str) -> bytes:
     """The tokenizer.json of a template's family."""
-    return tokenizer_json(family(name).kind, added_tokens(name))
+    return KINDS.build(family(name).kind, added_tokens(name))
 
 
 def variables(name: str) -> dict[str, str]:

@@ -46,17 +46,20 @@ class Template:
     parts: bool = False
     text_arguments: bool = False
     nulls: bool = False
-    lists: bool = False
+    lists: str = ""
     final: str = ""
     """What the template writes behind the whole conversation."""
     borrowed: tuple[str, ...] = ()
     """Stop tokens that are written as the next turn's header only."""
+    prefixes: bool = True
+    """Whether its generation prompt is to be believed."""
 
     @property
     def tags(self) -> set[str]:
         """Added tokens that are not special and come in pairs."""
         ordinary = {t.content for t in self.added if not t.special}
-        return {t for t in ordinary if t.replace("<", "</", 1) in ordinary or t.replace("</", "<", 1) in ordinary}
+        opening = {t for t in ordinary if t.replace("<", "</", 1) in ordinary}
+        return opening | {t.replace("<", "</", 1) for t in opening}
 
     @functools.cached_property
     def plain(self) -> Tokenizer:
@@ -69,7 +72,9 @@ class Template:
 
     def render(self, messages: list[dict[str, Any]], conversation: Conversation, prompt: bool = False) -> str:
         """As transformers renders. Raises what the template raises."""
-        _compile_jinja_template(self.source).globals["strftime_now"] = DATE.strftime  # the cached one, which renders below
+        _compile_jinja_template(self.source).globals["strftime_now"] = (
+            DATE.strftime
+        )  # the cached one, which renders below
         arguments = {**self.variables, **conversation.template_args}
         (text,), _ = render_jinja_template(
             [self.formed(messages)],
@@ -85,13 +90,14 @@ class Template:
         return [self._formed(m) for m in messages]
 
     def _formed(self, message: dict[str, Any]) -> dict[str, Any]:
-        message = dict(message)
         content = message.get("content")
-        if "content" in message and content is None and not self.nulls:
-            content = ""
+        empty = None if self.nulls else ""
+        message = {key: value for key, value in message.items() if value is not None}  # as `apply_chat_template` does
+        if content is None:
+            message["content"] = content = empty
         if self.parts and isinstance(content, str):
             content = [{"type": "text", "text": content}]
-        elif isinstance(content, list) and not (self.parts or self.lists):
+        elif isinstance(content, list) and not self.parts and message["role"] not in self.lists.split():
             content = "\n".join(part["text"] for part in content)
         if "content" in message:
             message["content"] = content
@@ -170,9 +176,12 @@ def judge(template: Template, conversation: Conversation) -> tuple[str, Judged] 
         texts = sentinel(template, conversation)
         spans = None if texts is None else _bare(template, conversation, text, texts)
         return None if spans is None else ("sentinel", Judged(text, spans, seen))
-    if conversation.template_args and _prompt(template, conversation) != _prompt(template, None):
+    if conversation.template_args and template.prefixes:
         spans = prefix(template, conversation)
-        return None if spans is None else ("prefix", Judged(text, spans, seen))
+        if spans is not None:
+            return "prefix", Judged(text, spans, seen)
+        if _prompt(template, conversation) != _prompt(template, None):
+            return None
     return "scan", Judged(text, scan(template, seen), seen)
 
 
@@ -372,9 +381,7 @@ def arrays(examples: Examples, n: int) -> tuple[list[int], list[int]]:
     return ids, labels
 
 
-def examine(
-    template: Template, conversations: Sequence[Conversation], masked: Masked, prefixes: bool = True
-) -> Tally:
+def examine(template: Template, conversations: Sequence[Conversation], masked: Masked, prefixes: bool = True) -> Tally:
     """Compare every kept row with every oracle that applies. Raises AssertionError at the first difference.
 
     `prefixes=False` leaves out the prefix oracle for rows that another one judges.
@@ -397,7 +404,7 @@ def examine(
         spans = weighted(conversation, judged.spans)
         _same(template, judged, ids, expected, "ids", ranges)
         _same(template, judged, labels_, labels(ids, ranges, spans), "labels", ranges)
-        if prefixes and (own := prefix(template, conversation)) is not None:
+        if prefixes and template.prefixes and (own := prefix(template, conversation)) is not None:
             assert own == judged.spans, f"row {row}: by prefix {own}, by {found[0]} {judged.spans}: {judged.text!r}"
             tally.oracles["prefix too"] += found[0] != "prefix"
         if conversation.weights is None and (texts := sentinel(template, conversation)) is not None:
@@ -411,7 +418,9 @@ def _same(
 ) -> None:
     if found == expected:
         return
-    at = next((k for k, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected)))
+    at = next(
+        (k for k, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b), min(len(found), len(expected))
+    )
     start, end = ranges[min(at, len(ranges) - 1)]
     raise AssertionError(
         f"{what} differ at token {at}: expected {expected[at : at + 5]}, found {found[at : at + 5]}, at "

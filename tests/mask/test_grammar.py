@@ -100,7 +100,9 @@ def test_remarks_on_endings() -> None:
 
 def test_remarks_on_tools_and_words_of_its_own() -> None:
     assert "tool calls are not supported" in remarks(CHATML + PROMPT)
-    system = "{{ '<|im_start|>system\nYou are a helpful assistant, and you always think before you answer.<|im_end|>\n' }}"
+    system = (
+        "{{ '<|im_start|>system\nYou are a helpful assistant, and you always think before you answer.<|im_end|>\n' }}"
+    )
     assert "adds words of its own before the first message" in remarks(system + CHATML + PROMPT)
     assert remarks("{{ raise_exception('not today') }}") == "a plain chat does not render: not today"
 

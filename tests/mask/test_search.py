@@ -15,7 +15,9 @@ BYTE_MARKERS = Markers(
     headers=(Marker(b"## R:\n", None),), closings=(Marker(b"</s>", None),), openings=(Marker(b"## I:\n", None),)
 )
 
-pieces = st.lists(st.sampled_from(["<s>a\n", "<s>a\n<t>", "<e>", "<u>", "<s>b", "x", " ", "\n", "é", "a\n"]), max_size=12)
+pieces = st.lists(
+    st.sampled_from(["<s>a\n", "<s>a\n<t>", "<e>", "<u>", "<s>b", "x", " ", "\n", "é", "a\n"]), max_size=12
+)
 byte_pieces = st.lists(st.sampled_from(["## R:\n", "</s>", "## I:\n", "## ", "R:", "x", " ", "\n", "文"]), max_size=12)
 
 
@@ -108,7 +110,9 @@ spans = st.lists(st.tuples(st.integers(0, 30), st.integers(1, 5)), max_size=6, u
 
 @settings(max_examples=200)
 @given(spans, spans)
-def test_differing_names_exactly_the_texts_that_differ(found: list[tuple[int, int]], expected: list[tuple[int, int]]) -> None:
+def test_differing_names_exactly_the_texts_that_differ(
+    found: list[tuple[int, int]], expected: list[tuple[int, int]]
+) -> None:
     bases = np.array([0, 10, 20, 31], np.int64)
 
     def arrays(values: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,14 +1,16 @@
 """The plan is a partition of the examples, depends on its inputs alone, and cuts shards of equal tokens."""
 
 import tracemalloc
+from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from premask.errors import DataError, UsageError
-from premask.pack.best_fit import sequential
-from premask.pack.plan import Candidates, cut_shards, make_plan, shuffle
+from premask.pack.best_fit import PACKERS, lower_bound, sequential
+from premask.pack.plan import Candidates, PlanStage, cut_shards, make_plan, shuffle
 
 
 def candidates_of(lengths):
@@ -104,6 +106,61 @@ def test_without_a_seed_sequential_packing_keeps_the_order():
     plan = make_plan(candidates_of([5, 5, 5, 1, 9]), capacity=10, seed=None, shard_tokens=100, packer=sequential)
     assert plan.order.tolist() == [0, 1, 2, 3, 4]
     assert plan.pack_offsets.tolist() == [0, 2, 4, 5]
+
+
+def test_without_a_seed_packs_come_in_the_order_of_their_first_examples():
+    plan = make_plan(candidates_of([1, 9, 5, 5, 9]), capacity=10, seed=None, shard_tokens=100)
+    assert [plan.order[a:b].tolist() for a, b in pairwise(plan.pack_offsets)] == [[0, 1], [2, 3], [4]]
+
+
+@st.composite
+def staged(draw):
+    candidates, options = draw(plans())
+    number = st.integers(0, max(0, len(candidates) - 1))
+    stages = []
+    for members in draw(st.lists(st.lists(number, max_size=30 if len(candidates) else 0), max_size=4)):
+        cuts = draw(st.none() | st.lists(st.integers(0, len(members)), max_size=3).map(sorted))
+        parts = None if cuts is None else [0, *cuts, len(members)]
+        stages.append(PlanStage(np.array(members, np.int32), parts))
+    return candidates, options | {"packer": PACKERS[draw(st.sampled_from(sorted(PACKERS)))]}, stages
+
+
+@given(staged())
+def test_no_pack_crosses_a_stage_or_a_part(case):
+    candidates, options, stages = case
+    plan = make_plan(candidates, stages=stages, **options)
+    packs = [plan.order[a:b].tolist() for a, b in pairwise(plan.pack_offsets)]
+    assert all(0 < sum(candidates.length[pack]) <= options["capacity"] for pack in packs)
+    assert plan.stage_offsets.tolist()[:: len(stages) or 1] == [0, plan.packs] if stages else plan.packs == 0
+    bound = 0
+    for stage, (first, last) in zip(stages, pairwise(plan.stage_offsets), strict=True):
+        members = packs[first:last]
+        assert Counter(n for pack in members for n in pack) == Counter(stage.examples.tolist())
+        bound += lower_bound(candidates.length[stage.examples], options["capacity"])
+        if stage.parts is not None:
+            apart = [
+                make_plan(candidates, stages=[PlanStage(stage.examples[a:b])], **(options | {"seed": None}))
+                for a, b in pairwise(stage.parts)
+            ]
+            expected = [tuple(p.order[a:b].tolist()) for p in apart for a, b in pairwise(p.pack_offsets)]
+            assert Counter(map(tuple, members)) == Counter(expected)
+    assert plan.packs_at_least == bound <= plan.packs
+    rows = [plan.shard(number) for number in range(plan.shards)]
+    assert np.concatenate([part.source_row for part in rows]).tolist() == [2 * n for pack in packs for n in pack]
+
+
+def test_every_stage_is_shuffled_in_its_own_way():
+    candidates = candidates_of([10] * 50)
+    everything = PlanStage(np.arange(50, dtype=np.int32))
+    plan = make_plan(candidates, capacity=10, seed=3, shard_tokens=100, stages=[everything, everything])
+    alone = make_plan(candidates, capacity=10, seed=3, shard_tokens=100)
+    assert plan.order[:50].tolist() == alone.order.tolist() != plan.order[50:].tolist()
+
+
+def test_an_example_of_a_stage_that_is_too_long_is_named():
+    stage = PlanStage(np.array([0, 2], np.int32))
+    with pytest.raises(DataError, match=r"source row 4 \(partition 2, example 0\): expected 1 to 10 tokens, found 11"):
+        make_plan(candidates_of([10, 12, 11]), capacity=10, seed=0, shard_tokens=100, stages=[stage])
 
 
 def test_no_examples_make_one_empty_shard():

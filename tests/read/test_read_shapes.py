@@ -48,7 +48,7 @@ def test_keys_stay_as_they_came() -> None:
     assert list(of_messages(message, A).messages[0]) == list(message)
 
 
-@pytest.mark.parametrize("written", [*ALIASES, "function_call"])
+@pytest.mark.parametrize("written", [*sorted(ALIASES), "function_call"])
 def test_roles(written: str) -> None:
     content = '{"name": "f", "arguments": {}}' if written == "function_call" else "x"
     expected = "assistant" if written == "function_call" else ALIASES[written]
@@ -299,7 +299,7 @@ REJECTED: list[tuple[Format, dict[str, Any], str, str]] = [
         "messages",
         message(role="narrator"),
         "unknown_role",
-        "found 'narrator'; rename the role to one of these, or drop",
+        "found 'narrator'; rename the role to one of these, map it to one (role_map), or drop",
     ),
     (
         "messages",
@@ -534,7 +534,15 @@ REJECTED: list[tuple[Format, dict[str, Any], str, str]] = [
         "no_assistant_turn",
         "found 2 messages by others; there is",
     ),
-    ("text", {"text": "x"}, "unsupported_format", "text: expected a conversation, found text without roles; split"),
+    ("text", {"text": 5}, "wrong_type", "text: expected text, found the number 5; correct the row, or drop it"),
+    ("text", {"other": "x"}, "unknown_shape", "row: expected the column text, found the keys 'other'; if the whole"),
+    ("text", {"text": ""}, "empty_conversation", "text: expected at least one character, found none; drop the row"),
+    (
+        "text",
+        {"text": "x", "system": "s"},
+        "conflicting_fields",
+        "row: expected text that is trained as it stands, found system beside it; drop the column system, or write",
+    ),
 ]
 
 
@@ -554,7 +562,7 @@ def test_rejections_say_where_what_and_what_to_do(format: Format, row: dict[str,
 
 
 def test_every_reason_is_tested() -> None:
-    elsewhere = {"broken_json", "invalid_utf8", "lone_surrogate", "row_too_large", "not_an_object"}
+    elsewhere = {"broken_json", "broken_csv", "invalid_utf8", "lone_surrogate", "row_too_large", "not_an_object"}
     assert {reason for _, _, reason, _ in REJECTED} | elsewhere == set(REASONS)
 
 
@@ -617,7 +625,6 @@ def test_no_row_makes_convert_raise_and_what_it_makes_is_sound(format: Format, r
 def test_detect(row: dict[str, Any], format: str) -> None:
     assert detect([row], "a.jsonl") == format
     assert detect([{"other": 1}, row, {}], "a.jsonl") == format, "a row of another shape costs that row"
-    assert detect([{"text": "t"}, row], "a.jsonl") == format
 
 
 @pytest.mark.parametrize(
@@ -637,6 +644,11 @@ def test_detect(row: dict[str, Any], format: str) -> None:
             r"say which one with --format messages\|prompt-completion",
         ),
         ([{"messages": []}, {"conversations": []}], UsageError, r"--format messages\|sharegpt"),
+        (
+            [{"text": "t"}, {"messages": []}],
+            UsageError,
+            r"found columns of text \(1 of the first 2 rows\) and messages",
+        ),
     ],
 )
 def test_what_cannot_be_detected(rows: list[dict[str, Any]], error: type[PremaskError], words: str) -> None:

@@ -82,9 +82,9 @@ def pinned_clock(monkeypatch):
 def tokenizer():
     return PreTrainedTokenizerFast(
         tokenizer_file=str(ROOT / "data/tokenizer/tokenizer.json"),
-        bos_token="<s>",
-        eos_token="<|im_end|>",
-        pad_token="<|pad|>",
+        bos_token="<s>",  # noqa: S106
+        eos_token="<|im_end|>",  # noqa: S106
+        pad_token="<|pad|>",  # noqa: S106
     )
 
 

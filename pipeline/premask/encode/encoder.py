@@ -73,7 +73,7 @@ class Encoder:
         self.added = [AddedToken(ids[t["content"]], t["content"], t["special"]) for t in declared]
         self.byte_level, self.lossless = _byte_level(self._spec), _lossless(self._spec)
         self.vocabulary_size = max(ids.values()) + 1
-        self._swallows = any(t.get("lstrip") or t.get("rstrip") for t in declared)
+        self._swallowing = {ids[t["content"]]: t["content"] for t in declared if t.get("lstrip") or t.get("rstrip")}
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
@@ -102,7 +102,7 @@ class Encoder:
 
     def renamed(self, names: Mapping[str, str]) -> "Encoder":
         """The same tokenizer, finding other texts in place of some added tokens (their ids may differ)."""
-        added = [{**t, "content": names.get(t["content"], t["content"])} for t in self._spec["added_tokens"]]
+        added = [{**t, "content": names.get(t["content"], t["content"])} for t in self._spec.get("added_tokens") or []]
         return Encoder(orjson.dumps({**self._spec, "added_tokens": added}))
 
     def id_of(self, token: str) -> int | None:
@@ -111,11 +111,11 @@ class Encoder:
         return found
 
     @functools.cached_property
-    def _added_lengths(self) -> Int32Array:
-        """`[V]` int32, characters of every added token, 0 for any other."""
+    def _own_lengths(self) -> Int32Array:
+        """`[V]` int32, characters of every token that swallows white space, 0 for any other."""
         table = np.zeros(self.vocabulary_size, np.int32)
-        for added in self.added:
-            table[added.id] = len(added.content)
+        for token, content in self._swallowing.items():
+            table[token] = len(content) if content.strip() else 0
         return table
 
     def encode(self, texts: Sequence[str]) -> Encoded:
@@ -172,8 +172,8 @@ class Encoder:
         """`[t, 2]` int32: the offsets of an encoding, counted in bytes."""
         offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        if self._swallows:
-            lengths = self._added_lengths[encoding.ids]
+        if self._swallowing:
+            lengths = self._own_lengths[encoding.ids]
             own = _first_ink(codes)[offsets[:, 0]]
             ends = np.minimum(own + lengths, offsets[:, 1])
             offsets = np.where(lengths[:, None] > 0, np.stack([own, ends], axis=1), offsets)

@@ -18,7 +18,7 @@ from premask.encode.encoder import Encoder
 from premask.mask.controls import Vocabulary
 from premask.mask.parts import Part, Tags
 from premask.mask.search import Marker, Markers, differing, haystack, search
-from premask.mask.turns import Turns, find_turns, runs
+from premask.mask.turns import REASONING_KEYS, Turns, find_turns, runs
 from premask.read import Conversation
 from premask.render.forms import Forms, adapt
 from premask.render.program import Program, Rendering
@@ -28,29 +28,22 @@ Message = dict[str, Any]
 
 
 def features(conversation: Conversation) -> frozenset[str]:
-    """What a conversation has beyond alternating user and assistant turns of text."""
-    roles = [m["role"] for m in conversation.messages]
-    found = set()
-    if roles[0] in ("system", "developer"):
-        found.add("system")
-    if any(role in ("system", "developer") for role in roles[1:]):
-        found.add("late system")
-    if conversation.tools or any(r in ("tool", "function") for r in roles) or _any(conversation, "tool_calls"):
-        found.add("tools")
-    if _any(conversation, "reasoning_content") or _any(conversation, "thinking") or _any(conversation, "reasoning"):
-        found.add("reasoning")
-    if any(len(m.get("tool_calls") or ()) > 1 for m in conversation.messages):
-        found.add("parallel calls")
-    if conversation.template_args:
-        found.add("template arguments")  # of a row: they may change any marker
-    pairs = list(itertools.pairwise(roles))
-    if roles[0] == "assistant" or any(a == b != "tool" for a, b in pairs):
-        found.add("out of turn")
-    return frozenset(found)
-
-
-def _any(conversation: Conversation, key: str) -> bool:
-    return any(m.get(key) for m in conversation.messages)
+    """What a conversation has beyond alternating user and assistant turns of text: a property of its shape alone."""
+    messages = conversation.messages
+    roles = [m["role"] for m in messages]
+    calling = [m for m in messages if m.get("tool_calls")]
+    reasoning = any(m.get(key) is not None for m in messages for key in REASONING_KEYS)
+    found = {
+        "system": roles[0] in ("system", "developer"),
+        "late system": any(role in ("system", "developer") for role in roles[1:]),
+        "tools": bool(conversation.tools or calling) or any(role in ("tool", "function") for role in roles),
+        "parallel calls": any(len(m["tool_calls"]) > 1 for m in calling),
+        "text beside calls": any(m.get("content") is not None for m in calling),
+        "reasoning": reasoning,
+        "template arguments": bool(conversation.template_args),  # of a row: they may change any marker
+        "out of turn": roles[0] == "assistant" or any(a == b != "tool" for a, b in itertools.pairwise(roles)),
+    }
+    return frozenset(name for name, has in found.items() if has)
 
 
 def _probes() -> dict[str, list[Conversation]]:
@@ -80,6 +73,9 @@ def _probes() -> dict[str, list[Conversation]]:
             chat(user, calling, tools=[tool]),
         ],
         "parallel calls": [chat(user, {**calling, "tool_calls": [call, call]}, result, result, last, tools=[tool])],
+        "text beside calls": [
+            chat(user, {**calling, "content": text}, result, last, tools=[tool]) for text in ("", "a3a")
+        ],
         "reasoning": [chat(user, thinking), chat(user, thinking, again, thought)],
         "out of turn": [chat(user, answer, last), chat(user, again, answer)],
     }

@@ -134,13 +134,18 @@ class _Analysis:
                 tools.append(field in written)
             elif path[1] in REASONING_KEYS:
                 reasoning[path[0]] = reasoning.get(path[0], False) or field in written
-            elif _must_appear(path) and field not in written and self.rendering.ask(field):
+            elif _must_appear(path) and field not in written and self._is_text(field):
                 where = ".".join(map(str, path[1:]))
                 raise NotRendered(
                     f"message {path[0]} ({self.roles[int(path[0])]}): the template does not write its {where}. "
                     "Use a template that does, or drop the field"
                 )
         return list(reasoning.values()).count(False), bool(tools) and not any(tools)
+
+    def _is_text(self, field: int) -> bool:
+        """Whether a field has anything that shows by its origin: text, unless the template opened it and found none."""
+        opened = self.rendering.questions.get(("shape", ("field", field)))
+        return self.rendering.ask(field) and (opened is None or _holds_text(opened))
 
     def _turn(self, first: int, owner: int) -> int:
         """One run of an assistant's pieces; returns where it ends."""
@@ -221,12 +226,18 @@ class _Analysis:
         """What follows the literals before piece `first` when the template is asked for a prompt there."""
         pieces = self.rendering.prompt(messages) if messages else None
         if pieces is None:
-            return next((p for p in self.prompts.values() if p), "")
+            return self._other_prompt()
         before = _literals_at_end(self.pieces[:first])
         tail = _literals_at_end([p.text for p in pieces])
-        if tail.startswith(before):
-            return tail[len(before) :]
-        return _literals_at_end([p.text if p.message is None else None for p in pieces])
+        return tail[len(before) :] if tail.startswith(before) else _outside(pieces)
+
+    def _other_prompt(self) -> str:
+        """The prompt behind any other message: for a turn that nothing precedes, or where none is rendered."""
+        for messages in range(1, len(self.roles) + 1):
+            pieces = self.rendering.prompt(messages)
+            if pieces is not None:
+                return _outside(pieces)
+        raise Unproven("the template renders no generation prompt for any beginning of this conversation")
 
     def _stop(self, after: int, end: int) -> tuple[int, int, int]:
         """How the turn closes, given its literals from piece `after` on.
@@ -328,6 +339,16 @@ def _literals_at_end(pieces: Sequence[str | TStr | None]) -> str:
     """The literals after the last piece that is none."""
     tail = itertools.takewhile(lambda p: isinstance(p, str), reversed(pieces))
     return "".join(reversed([p for p in tail if isinstance(p, str)]))
+
+
+def _outside(pieces: Sequence[Piece]) -> str:
+    """The literals at the end of a rendering that were written outside of all messages."""
+    return _literals_at_end([p.text if p.message is None else None for p in pieces])
+
+
+def _holds_text(structure: object) -> bool:
+    """Whether a structure (`shape.structure`) has strings."""
+    return structure is str or (isinstance(structure, tuple) and any(map(_holds_text, structure)))
 
 
 def runs(stretches: Sequence[Stretch]) -> list[Stretch]:

@@ -3,9 +3,9 @@
     Parquet     row groups       | g0 | g1 |       g2        |     small groups together, a large one in equal parts
     Arrow       record batches   [  range 0 )[ r 1 )[  r 2   )
 
-A row group is decoded from its start, whoever reads the end of it: at most `MAX_PARTS` ranges share one, so that what is
-decoded twice costs little beside the masking. Memory: a page of every column and one batch, whatever the size of a row
-group; Arrow files on a local disk are mapped, and only a compressed record batch must fit in memory.
+A row group is decoded from its start, whoever reads the end of it: at most `MAX_PARTS` ranges share one, so that what
+is decoded twice costs little beside the masking. Memory: a page of every column and one batch, whatever the size of a
+row group; Arrow files on a local disk are mapped, and only a compressed record batch must fit in memory.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -52,7 +52,7 @@ def row_ranges(groups: Iterable[Group], size: int) -> list[tuple[int, int]]:
     """Cut the rows of a file into ranges of about `size` bytes, which do not depend on who reads them."""
     ranges: list[tuple[int, int]] = []
     begin, end, held = 0, 0, 0
-    for rows, length in groups:
+    for rows, length in (group for group in groups if group.rows):
         if held and held + length > size:
             ranges.append((begin, end))
             begin, held = end, 0
@@ -128,17 +128,14 @@ def _arrow_batches(place: Place, start: int, end: int, columns: Collection[str] 
 
 def _record_batches(place: Place) -> Iterator[pa.RecordBatch]:
     """All record batches of an Arrow file or stream, mapped where it is local: what is passed over costs nothing."""
-    number = -1
+    where = "its start"
     try:
-        with _open_arrow(place) as (reader, is_file):
-            if is_file:
-                for number in range(reader.num_record_batches):
-                    yield reader.get_batch(number)
-            else:
-                for number, batch in enumerate(reader):
-                    yield batch
+        with _open_arrow(place) as reader:
+            for number, batch in enumerate(reader):
+                yield batch
+                where = f"record batch {number + 1}"
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(place, f"record batch {number + (not is_file)}" if number >= 0 else "its start", error) from None
+        raise _damaged(place, where, error) from None
 
 
 @contextmanager
@@ -151,12 +148,16 @@ def _open_parquet(place: Place) -> Iterator[Any]:
 
 
 @contextmanager
-def _open_arrow(place: Place) -> Iterator[tuple[Any, bool]]:
-    """The reader of an Arrow file or stream, and whether it is a file."""
+def _open_arrow(place: Place) -> Iterator[Iterator[pa.RecordBatch]]:
+    """The record batches of an Arrow file or stream."""
     with pa.PythonFile(open_file(place), "r") if is_url(place) else pa.memory_map(str(place)) as source:
         is_file = source.read(len(_ARROW_FILE)) == _ARROW_FILE
         source.seek(0)
-        yield (pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)), is_file
+        if is_file:
+            reader = pa.ipc.open_file(source)
+            yield (reader.get_batch(number) for number in range(reader.num_record_batches))
+        else:
+            yield iter(pa.ipc.open_stream(source))
 
 
 def _batch_rows(row_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""Arrow columns to rows: the plain dicts that the same rows as JSON lines would give, keys and nulls as the file has them.
+"""Arrow columns to rows: the dicts that the same rows as JSON lines would give, keys and nulls as the file has them.
 
 Text, numbers, booleans, nulls, lists and structs are JSON already. Of the rest: JSON columns (`arrow.json`) are parsed,
 maps become objects, categories their values, NaN null; dates, times and decimals become their text; binary values
@@ -16,26 +16,24 @@ from typing import Any, TypeAlias
 import orjson
 import pyarrow as pa
 
-from premask.errors import UsageError
+from premask.read.conversation import Rejected
 from premask.read.faults import reject, rejection_line
 
 Fix: TypeAlias = Callable[[Any], Any]
+
+_JSON_VALUES = (bool, int, float, str, list, dict)
+_JSON = (
+    *(pa.types.is_null, pa.types.is_boolean, pa.types.is_integer),
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+)
+"""Types whose Python values are JSON values."""
 
 
 class RowMaker:
     """Turns the record batches of one schema into rows."""
 
-    def __init__(self, schema: pa.Schema, where: str) -> None:
-        """UsageError where a column's type has no form in JSON; `where` names the file."""
-        self.where = where
-        self.types = [_plain(field.type) for field in schema]
-        for field, target in zip(schema, self.types, strict=True):
-            try:
-                pa.array([], field.type).cast(target)
-            except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-                found = f"the column {field.name} of type {field.type}"
-                remedy = "convert it to text or numbers, or drop it"
-                raise UsageError(f"{where}: expected columns that JSON can hold, found {found}; {remedy}") from None
+    def __init__(self, schema: pa.Schema) -> None:
+        self.types = [_castable(field.type) for field in schema]
         fixes = {field.name: _fix(type) for field, type in zip(schema, self.types, strict=True)}
         self.fixes = [(name, fix) for name, fix in fixes.items() if fix is not None]
 
@@ -60,11 +58,20 @@ class RowMaker:
         return rows
 
 
-def _unreadable(error: Exception) -> Any:
+def _unreadable(error: Exception) -> Rejected:
     if isinstance(error, UnicodeDecodeError):
         found = f"byte 0x{error.object[error.start]:02x} at byte {error.start} of a text"
         return reject("invalid_utf8", "row", "UTF-8", found, "write the file again with its text as UTF-8")
     return reject("wrong_type", "row", "values that JSON can hold", str(error), "correct the row, or drop it")
+
+
+def _castable(type: Any) -> Any:
+    target = _plain(type)
+    try:
+        pa.nulls(0, type).cast(target)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return type
+    return target
 
 
 def _plain(type: Any) -> Any:
@@ -76,7 +83,9 @@ def _plain(type: Any) -> Any:
     if pa.types.is_struct(type):
         return pa.struct([field.with_type(_plain(field.type)) for field in type])
     if pa.types.is_map(type):
-        return pa.map_(type.key_field.with_type(_plain(type.key_type)), type.item_field.with_type(_plain(type.item_type)))
+        return pa.map_(
+            type.key_field.with_type(_plain(type.key_type)), type.item_field.with_type(_plain(type.item_type))
+        )
     if pa.types.is_fixed_size_list(type):
         return pa.list_(type.value_field.with_type(_plain(type.value_type)), type.list_size)
     if pa.types.is_large_list(type):
@@ -89,21 +98,28 @@ def _plain(type: Any) -> Any:
 def _fix(type: Any) -> Fix | None:
     """What makes JSON of the Python values of a type; None where they are JSON already."""
     if isinstance(type, pa.ExtensionType | pa.BaseExtensionType):
-        return _parsed if type.extension_name == "arrow.json" else _fix(type.storage_type)
+        return _parsed if type.extension_name == "arrow.json" else _shown
     if pa.types.is_floating(type):
         return _number
-    if pa.types.is_binary(type) or pa.types.is_large_binary(type) or pa.types.is_fixed_size_binary(type):
+    if type in (pa.binary(), pa.large_binary(), pa.binary_view()) or pa.types.is_fixed_size_binary(type):
         return _text
     if pa.types.is_map(type):
         inner = _fix(type.item_type)
-        return lambda pairs: pairs and {str(key): inner(value) if inner else value for key, value in pairs}
+        return lambda pairs: (
+            None if pairs is None else {str(key): inner(value) if inner else value for key, value in pairs}
+        )
     if pa.types.is_struct(type):
         fixes = [(field.name, fix) for field in type if (fix := _fix(field.type))]
         return (lambda struct: struct and struct | {name: fix(struct[name]) for name, fix in fixes}) if fixes else None
     if hasattr(type, "value_type"):
         inner = _fix(type.value_type)
         return (lambda items: items and [inner(item) for item in items]) if inner else None
-    return None
+    return None if any(is_one(type) for is_one in _JSON) else _shown
+
+
+def _shown(value: Any) -> Any:
+    """The text of a value that has no form in JSON."""
+    return value if value is None or isinstance(value, _JSON_VALUES) else str(value)
 
 
 def _parsed(text: str | None) -> Any:

@@ -20,7 +20,6 @@ Reason: TypeAlias = Literal[
     "row_too_large",
     "not_an_object",
     "unknown_shape",
-    "unsupported_format",
     "wrong_type",
     "too_deep",
     "number_too_large",
@@ -57,7 +56,7 @@ class Conversation:
 
     def digest(self) -> bytes:
         """16-byte BLAKE2b of the canonical JSON: equal for equal conversations, whatever the order of their keys."""
-        values = [self.messages, self.tools, self.template_args, self.weights]
+        values: list[Any] = [self.messages, self.tools, self.template_args, self.weights]
         if self.whole:
             values.append(True)
         return blake2b(orjson.dumps(values, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()

@@ -12,12 +12,14 @@ error, a tab is one too. So a broken element stays one broken row, and the same 
 (The idea of quote parity is simdjson's, Langdale and Lemire 2019.)
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from premask.dtypes import Int64Array
+from premask.read.places import Place, open_stream
 
 BOM = b"\xef\xbb\xbf"
 
@@ -35,36 +37,19 @@ _QUOTE, _BACKSLASH, _OPEN, _CLOSE = b'"\\{}'
 _FOLD = 0x20  # makes [ and { one, and ] and }
 
 
-def cut_array(path: Path, write_piece: Callable[[int, bytes], None], piece_bytes: int) -> int:
-    """Write the elements of a JSON array as JSON lines into pieces; returns their number, the pieces'.
+def cut_elements(file: Place | BinaryIO, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """Yield the elements of a JSON array, each on one line, as they stand in the file.
 
-    Args:
-        path: a file whose first byte, white space and byte order marks aside, is `[`.
-        write_piece: takes each piece's number, from 0, and its bytes: whole lines, each ended by a newline.
-        piece_bytes: a piece ends with the line that brings it to this size.
-
-    An unclosed string or bracket costs the row it is in and all that it swallows up to the end of the file; that row,
-    text after the array, and an array that is never closed are lines that `parse` rejects.
-
+    An unclosed string or bracket costs the row it is in and all that it swallows; that row, text after the array, and
+    an array that is never closed are lines that `parse` rejects.
     """
-    number, size, lines = 0, 0, list[bytes]()
-    for element in cut_elements(path):
-        lines += (element, b"\n")
-        size += len(element) + 1
-        if size >= piece_bytes:
-            write_piece(number, b"".join(lines))
-            number, size, lines = number + 1, 0, []
-    if lines:
-        write_piece(number, b"".join(lines))
-        number += 1
-    return number
-
-
-def cut_elements(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:
-    """Yield the elements of a JSON array, each on one line, as they stand in the file."""
+    if isinstance(file, Path | str):
+        with open_stream(file) as opened:
+            yield from cut_elements(opened, chunk_bytes)
+        return
     open_string, depth = False, 0
     element, size = list[bytes](), 0
-    for chunk in _chunks(path, chunk_bytes):
+    for chunk in _chunks(file, chunk_bytes):
         cuts, open_string, depth = separators(chunk, open_string, depth)
         start = 0
         for cut in cuts.tolist():
@@ -107,16 +92,15 @@ def separators(chunk: bytes, open_string: bool, depth: int) -> tuple[Int64Array,
     return cuts, open_string, int(depths[-1]) if len(depths) else depth
 
 
-def _chunks(path: Path, chunk_bytes: int) -> Iterator[bytes]:
+def _chunks(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
     """Read a file in chunks, none of which ends in a backslash: it goes with what it escapes."""
     held = b""
-    with path.open("rb") as file:
-        while read := file.read(chunk_bytes):
-            data = held + read
-            chunk = data.rstrip(b"\\")
-            held = data[len(chunk) :]
-            if chunk:
-                yield chunk
+    while read := file.read(chunk_bytes):
+        data = held + read
+        chunk = data.rstrip(b"\\")
+        held = data[len(chunk) :]
+        if chunk:
+            yield chunk
     if held:
         yield held
 

@@ -60,7 +60,7 @@ def expand(argument: str) -> list[Found]:
     if is_hub_name(argument):
         return [Found(f"{argument}/{path.name}", path) for path in hub_files(argument)]
     if glob.has_magic(str(place)):
-        matches = sorted(glob.glob(str(place), recursive=True))
+        matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207 - Path.glob knows no absolute ones
         return _matched(argument, [found for match in matches for found in expand(match)])
     return [Found(argument, place)]
 
@@ -87,7 +87,9 @@ def _in_folder(name: str, folder: Place) -> list[Found]:
     name = name.rstrip("/")
     saved = {n[: -len(_SAVED)]: n for n in names if n.rpartition("/")[2] == _SAVED}
     _require_one_split(name, names, set(saved))
-    listed = {parent: _saved_files(f"{name}/{parent}", join(folder, state)) for parent, state in saved.items()}
+    listed = {
+        parent: _saved_files(f"{name}/{parent}".rstrip("/"), join(folder, state)) for parent, state in saved.items()
+    }
     chosen = [n for n in data_files(names) if (parent := _parent(n)) not in saved or n[len(parent) :] in listed[parent]]
     if not chosen:
         remedy = "name the files, or a pattern such as FOLDER/*.txt"
@@ -128,7 +130,9 @@ def _saved_files(name: str, state: Place) -> set[str]:
         files = {str(entry["filename"]) for entry in described["_data_files"]}
     except (orjson.JSONDecodeError, KeyError, TypeError):
         remedy = "save the dataset again, or name its Arrow files"
-        raise DataError(f"{name}: expected a state.json that lists the data files, found none in it; {remedy}") from None
+        raise DataError(
+            f"{name}: expected a state.json that lists the data files, found none in it; {remedy}"
+        ) from None
     if described.get("_indices_data_files") or described.get("_indices_files"):
         found = "one with a table of indices, which leaves rows out"
         remedy = "call flatten_indices() and save it again"
@@ -139,7 +143,9 @@ def _saved_files(name: str, state: Place) -> set[str]:
 def _require_one_split(name: str, names: list[str], saved: set[str]) -> None:
     """UsageError where a folder, or one below it, is a `DatasetDict` of several splits."""
     for parent in (_parent(n) for n in names if n.rpartition("/")[2] == _SPLITS):
-        splits = [s[len(parent) : -1] for s in sorted(saved) if s.startswith(parent) and s.count("/") == parent.count("/") + 1]
+        splits = [
+            s[len(parent) : -1] for s in sorted(saved) if s.startswith(parent) and s.count("/") == parent.count("/") + 1
+        ]
         if len(splits) > 1:
             here = f"{name}/{parent}".rstrip("/")
             remedy = f"name the one to train on, such as {here}/{splits[0]}"

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub, by name: `datasets` downloads them or finds them in its cache; we read its files."""
+"""Datasets of the Hugging Face Hub, by name: `datasets` fetches them or finds them in its cache; we read its files."""
 
 import importlib
 import re
@@ -39,8 +39,12 @@ def hub_files(argument: str) -> list[Path]:
         loaded = load_dataset(match["name"], split=match["split"])
     except Exception as error:  # whatever the network, the Hub and a dataset's own files may raise
         found = (str(error).strip() or type(error).__name__).splitlines()[0]
-        remedy = "check the path or the name; what load_dataset needs more than a name for, save_to_disk and name the folder"
-        raise UsageError(f"{argument}: expected a file or a dataset of the Hub, found neither: {found}; {remedy}") from None
+        remedy = (
+            "check the path or the name; what load_dataset needs more than a name for, save_to_disk and name the folder"
+        )
+        raise UsageError(
+            f"{argument}: expected a file or a dataset of the Hub, found neither: {found}; {remedy}"
+        ) from None
     return [Path(file["filename"]) for file in _one_split(argument, loaded).cache_files]
 
 
@@ -53,5 +57,7 @@ def _one_split(argument: str, loaded: Any) -> Any:
             raise UsageError(f"{argument}: expected one split, found {shown}; {remedy}")
         loaded = next(iter(loaded.values()))
     if not loaded.cache_files:
-        raise UsageError(f"{argument}: expected Arrow files in the cache of `datasets`, found none; save_to_disk it first")
+        raise UsageError(
+            f"{argument}: expected Arrow files in the cache of `datasets`, found none; save_to_disk it first"
+        )
     return loaded

@@ -1,7 +1,7 @@
 """Lines of text files, and the JSON row of each.
 
-A JSONL file is cut into fixed byte ranges, whoever reads them: a line belongs to the range in which it starts. Lines end
-at a newline byte alone; blank lines are no rows. Memory is bounded by the longest line, and that by `MAX_ROW_BYTES`.
+A JSONL file is cut into fixed byte ranges, whoever reads them: a line belongs to the range in which it starts. Lines
+end at a newline byte alone; blank lines are no rows. Memory: the longest line, and `MAX_ROW_BYTES` at most.
 """
 
 from collections.abc import Iterator
@@ -52,9 +52,8 @@ def parse(raw: bytes | dict[str, Any]) -> dict[str, Any] | Rejected:
 
     A row of a columnar file is a dict already, and stays.
     """
-    if type(raw) is dict:
+    if isinstance(raw, dict):
         return raw
-    assert not isinstance(raw, dict)
     try:
         row = orjson.loads(raw)
     except orjson.JSONDecodeError as error:

@@ -33,7 +33,7 @@ def place_of(name: str) -> Place:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL and the path in it. UsageError where it knows none, or a package is missing."""
+    """Return fsspec's file system of a URL and the path in it. UsageError where that is unknown or not installed."""
     try:
         fs, path = importlib.import_module("fsspec.core").url_to_fs(url)
     except ImportError as error:
@@ -48,7 +48,7 @@ def filesystem(url: str) -> tuple[Any, str]:
 def open_file(place: Place) -> io.BufferedReader:
     """Open a file for reading, buffered; it can seek."""
     if not is_url(place):
-        return Path(place).open("rb", buffering=BUFFER)
+        return io.BufferedReader(Path(place).open("rb", buffering=0), BUFFER)
     fs, path = filesystem(str(place))
     return io.BufferedReader(fs.open(path, "rb"), BUFFER)
 
@@ -83,7 +83,7 @@ def stamp_of(place: Place) -> tuple[Any, ...] | None:
     try:
         if not is_url(place):
             status = Path(place).stat()
-            return status.st_size, status.st_mtime_ns, status.st_ino
+            return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
         fs, path = filesystem(str(place))
         fs.invalidate_cache()
         return int(fs.size(path)), str(fs.ukey(path))
@@ -118,3 +118,8 @@ def files_below(place: Place) -> list[str]:
         return sorted(names)
     fs, path = filesystem(str(place))
     return sorted(found[len(path.rstrip("/")) :].lstrip("/") for found in fs.find(path))
+
+
+def located(place: Place) -> str:
+    """Name a file wherever it is asked for: a local path becomes absolute, a URL stays what it is."""
+    return str(place) if is_url(place) else str(Path(place).resolve())

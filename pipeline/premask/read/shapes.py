@@ -13,28 +13,42 @@ from typing import Any, Literal, TypeAlias, get_args
 from premask.errors import DataError, UsageError
 from premask.read.conversation import Conversation, Message, Rejected
 from premask.read.faults import MISSING, Fault, check_json, listed, wrong_type
+from premask.read.mapping import PLAIN, Shape, json_list
 from premask.read.messages import Weights, read_messages
-from premask.read.tools import read_tools
+from premask.read.tools import parse_text, read_tools
 
 Format: TypeAlias = Literal["messages", "sharegpt", "alpaca", "prompt-completion", "text"]
 
 FORMATS: tuple[Format, ...] = get_args(Format)
-"""The shapes a file may have; `text` is recognized, but no conversation."""
+"""The shapes a file may have; `text` has no roles, and is trained whole."""
 
 _SHAPES = (
     "messages (messages), sharegpt (conversations), alpaca (instruction, output or response), "
-    "prompt-completion (prompt, completion)"
+    "prompt-completion (prompt, completion), text (text)"
 )
+_OWN_COLUMNS: dict[str, Format] = {
+    "messages": "messages",
+    "conversations": "sharegpt",
+    "instruction": "alpaca",
+    "output": "alpaca",
+    "response": "alpaca",
+    "prompt": "prompt-completion",
+    "completion": "prompt-completion",
+    "text": "text",
+}
+"""Columns that only one format has."""
+
 _ALPACA_ANSWERS = ("output", "response")
 _FIX = "correct the row, or drop it"
 
 
-def detect(rows: Iterable[dict[str, Any]], where: str) -> Format:
+def detect(rows: Iterable[dict[str, Any]], where: str, shape: Shape = PLAIN) -> Format:
     """Tell a file's format by the columns of its first rows.
 
     Args:
         rows: the first rows that parse (see `first_rows`).
         where: the file's name, for messages.
+        shape: what stands under other names; a column that it names decides for the format of that column.
 
     Raises:
         DataError: there is no row to look at.
@@ -43,20 +57,19 @@ def detect(rows: Iterable[dict[str, Any]], where: str) -> Format:
     """
     seen: Counter[Format] = Counter()
     looked, unknown = 0, None
+    chosen = {_OWN_COLUMNS[column] for column in shape.columns if column in _OWN_COLUMNS}
     for row in rows:
         looked += 1
-        fitting = _fitting(row)
+        fitting = [format for format in _fitting(shape.read(row)) if not chosen or format in chosen]
         seen.update(fitting)
         if not fitting:
             unknown = row
     if not looked:
         remedy = "write one JSON object per line, or one JSON array (of any layout) in a file named .json"
         raise DataError(f"{where}: expected rows that are JSON objects, found none among the first; {remedy}")
-    if len(seen) > 1:
-        del seen["text"]
     if not seen:
-        found = listed(unknown or {})
-        raise UsageError(f"{where}: expected the columns of one of {_SHAPES}, found {found}; rename the columns")
+        found, remedy = listed(unknown or {}), "rename the columns, or map them in the recipe (columns)"
+        raise UsageError(f"{where}: expected the columns of one of {_SHAPES}, found {found}; {remedy}")
     if len(seen) > 1:
         found = " and ".join(f"{format} ({count} of the first {looked} rows)" for format, count in seen.items())
         raise UsageError(
@@ -82,9 +95,13 @@ def _fitting(row: dict[str, Any]) -> list[Format]:
     return fitting
 
 
-def convert(format: Format, row: dict[str, Any]) -> Conversation | Rejected:
+def convert(format: Format, row: dict[str, Any], shape: Shape = PLAIN) -> Conversation | Rejected:
     """Convert one row to a conversation, or say why it cannot be one."""
     try:
+        if shape is not PLAIN:
+            row = shape.read(row)
+        if format == "text":
+            return _whole(row)
         messages, weights = _READERS[format](row)
         if row.get("system"):
             messages, weights = _with_system(row["system"], messages, weights)
@@ -97,16 +114,28 @@ def convert(format: Format, row: dict[str, Any]) -> Conversation | Rejected:
         tools = read_tools(row["tools"]) if "tools" in row else None
         template_args = _read_template_args(row["chat_template_kwargs"]) if "chat_template_kwargs" in row else {}
     except Fault as fault:
-        return fault.rejected
+        return fault.rejected if shape is PLAIN else shape.named(fault.rejected)
     return Conversation(messages, tools, template_args, weights)
 
 
+def _whole(row: dict[str, Any]) -> Conversation:
+    """A text without roles: all of it is trained, and no template sees it."""
+    text = _text(_column(row, "text"), "text")
+    if not text:
+        raise Fault("empty_conversation", "text", "at least one character", "none", "drop the row")
+    for name in ("system", "tools", "chat_template_kwargs"):
+        if row.get(name):
+            found, remedy = f"{name} beside it", f"drop the column {name}, or write the row as messages"
+            raise Fault("conflicting_fields", "row", "text that is trained as it stands", found, remedy)
+    return Conversation([{"role": "assistant", "content": text}], whole=True)
+
+
 def _from_messages(row: dict[str, Any]) -> tuple[list[Message], Weights]:
-    return read_messages(_column(row, "messages"), "messages")
+    return read_messages(json_list(_column(row, "messages")), "messages")
 
 
 def _from_sharegpt(row: dict[str, Any]) -> tuple[list[Message], Weights]:
-    return read_messages(_column(row, "conversations"), "conversations")
+    return read_messages(json_list(_column(row, "conversations")), "conversations")
 
 
 def _from_alpaca(row: dict[str, Any]) -> tuple[list[Message], Weights]:
@@ -132,6 +161,7 @@ def _from_alpaca(row: dict[str, Any]) -> tuple[list[Message], Weights]:
 
 
 def _read_history(history: Any) -> list[Message]:
+    history = json_list(history)
     if type(history) is not list:
         raise wrong_type("history", "a list of [question, answer]", history, _FIX)
     messages: list[Message] = []
@@ -162,17 +192,11 @@ def _read_side(side: Any, where: str, role: str) -> tuple[list[Message], Weights
     return read_messages(side, where)
 
 
-def _from_text(row: dict[str, Any]) -> tuple[list[Message], Weights]:
-    expected, remedy = "a conversation", "split the text into messages, or into prompt and completion"
-    raise Fault("unsupported_format", "text", expected, "text without roles", remedy)
-
-
 _READERS: dict[Format, Callable[[dict[str, Any]], tuple[list[Message], Weights]]] = {
     "messages": _from_messages,
     "sharegpt": _from_sharegpt,
     "alpaca": _from_alpaca,
     "prompt-completion": _from_prompt_completion,
-    "text": _from_text,
 }
 
 
@@ -205,6 +229,8 @@ def _with_system(system: Any, messages: list[Message], weights: Weights) -> tupl
 def _read_template_args(value: Any) -> dict[str, Any]:
     if value is None:
         return {}
+    if type(value) is str:
+        value = parse_text(value)
     if type(value) is not dict:
         raise wrong_type(
             "chat_template_kwargs", "an object", value, "write the arguments as an object, or drop the key"

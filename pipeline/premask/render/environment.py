@@ -7,7 +7,7 @@ clock. `strftime_now` shows the date that the recipe pins, so that the same inpu
 import datetime
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
@@ -17,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from premask.errors import UsageError
+from premask.render.bounds import BoundedEnvironment, count_iterations
 
 
 class GenerationTag(Extension):
@@ -93,6 +94,10 @@ def set_up(environment: ImmutableSandboxedEnvironment, date: datetime.date) -> N
     environment.globals["namespace"] = TemplateNamespace
 
 
+def _by_chance(*_: Any, **__: Any) -> NoReturn:
+    raise jinja2.exceptions.SecurityError("the template writes text by chance")
+
+
 OPTIONS: Mapping[str, Any] = {
     "trim_blocks": True,
     "lstrip_blocks": True,
@@ -100,15 +105,33 @@ OPTIONS: Mapping[str, Any] = {
 }
 
 
+MAX_CHARACTERS = 2**20
+"""No chat template is longer; the longest known has 20 thousand."""
+
+
 def compile_template(source: str, date: datetime.date) -> jinja2.Template:
-    """A chat template, compiled for ordinary rendering.
+    """A chat template, compiled for ordinary rendering within bounds (`bounds.py`).
 
     Raises UsageError where the template is not valid Jinja.
     """
-    environment = ImmutableSandboxedEnvironment(**OPTIONS)
+    if len(source) > MAX_CHARACTERS:
+        raise UsageError(
+            f"chat template: expected at most {MAX_CHARACTERS:,} characters, found {len(source):,}. "
+            "Give another template with --template"
+        )
+    environment = BoundedEnvironment(**OPTIONS)
     set_up(environment, date)
+    environment.globals["lipsum"] = _by_chance
+    environment.bound_filters()
+    environment.begin()
     try:
-        return environment.from_string(source)
+        code = environment.compile(count_iterations(environment.parse(source)))
+        return environment.template_class.from_code(environment, code, environment.make_globals(None), None)
+    except (RecursionError, MemoryError, SyntaxError) as error:
+        raise UsageError(
+            f"chat template: expected a template that can be compiled, found: {type(error).__name__}: {error}. "
+            "Give another template with --template"
+        ) from error
     except jinja2.TemplateSyntaxError as error:
         raise UsageError(
             f"chat template, line {error.lineno}: expected valid Jinja, found: {error.message}. "

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from premask.read import Conversation
+from premask.render.bounds import OutOfTime
 
 Render = Callable[[Conversation], str]
-Nulls: TypeAlias = Literal["absent", "null", "empty"]
+Nulls: TypeAlias = Literal["absent", "empty", "null"]
 
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -57,7 +58,7 @@ def discover_forms(render: Render) -> Forms:
 
 
 def _takes_parts(render: Render, messages: list[dict[str, Any]], role: str, forms: Forms) -> bool:
-    """Whether a list with one part of text renders as the text does, and of two parts each is written."""
+    """Whether of a list with two parts of text each is written, and nothing else of the list."""
 
     def rendered(*texts: str) -> str | None:
         parts = [{"type": "text", "text": text} for text in texts]
@@ -65,12 +66,14 @@ def _takes_parts(render: Render, messages: list[dict[str, Any]], role: str, form
         conversation = Conversation(messages=changed, tools=None, template_args={}, weights=None)
         return _try(render, adapt(conversation, replace(forms, parts=frozenset((role,)))))
 
-    text = next(m["content"] for m in messages if m["role"] == role and m["content"])
-    plain = _try(render, adapt(Conversation(messages=messages, tools=None, template_args={}, weights=None), forms))
+    chat = Conversation(messages=messages, tools=None, template_args={}, weights=None)
+    plain = _try(render, adapt(chat, forms))
     if role == "assistant" and not forms.strings:
         return True
-    one, two = rendered(text), rendered("x1x", "x2x")
-    return one is not None and one == plain and two is not None and "x1x" in two and "x2x" in two and "text" not in two
+    two = rendered("x1x", "x2x")
+    if plain is None or two is None:
+        return False
+    return "x1x" in two and "x2x" in two and two.count("text") == plain.count("text")
 
 
 def _with_tool_forms(render: Render, forms: Forms) -> Forms:
@@ -110,6 +113,8 @@ def _shows(render: Render, messages: list[dict[str, Any]], texts: Sequence[str])
 def _try(render: Render, conversation: Conversation) -> str | None:
     try:
         return render(conversation)
+    except (MemoryError, OutOfTime):
+        raise
     except Exception:  # a template may raise anything: then it does not take this form
         return None
 

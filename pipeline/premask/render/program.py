@@ -18,7 +18,9 @@ import jinja2
 import numpy as np
 
 from premask.dtypes import Int32Array, Int64Array
+from premask.errors import DataError
 from premask.read import Conversation
+from premask.render.bounds import OutOfTime, TooMuch, begin
 from premask.render.environment import compile_template
 from premask.render.expression import Expr, compile_expressions
 from premask.render.recording import Recorder, Untraceable, expression, plain
@@ -31,6 +33,9 @@ MAX_LEAVES = 10_000
 
 AUDIT_EVERY = 1000
 """One row in so many that were rendered by a fill is also rendered by Jinja and compared."""
+
+ENDURED = 8
+"""Rows of a batch on which a template may go beyond its bounds; each of them takes seconds."""
 
 A = TypeVar("A")
 
@@ -130,9 +135,14 @@ class Program(Generic[A]):
         self.trees: dict[Hashable, _Node[A]] = {}
         self.leaves = 0
         self.rendered = 0
+        self.endured = 0
 
     def render(self, conversations: Sequence[Conversation]) -> Rendered[A]:
-        """Render a batch; conversations of one path come out as one group."""
+        """Render a batch; conversations of one path come out as one group.
+
+        DataError where the template goes beyond its bounds on row after row.
+        """
+        self.endured = 0
         texts = [""] * len(conversations)
         failures: dict[int, Failure] = {}
         found: dict[int, tuple[Leaf[A], list[int], list[list[int]]]] = {}
@@ -159,6 +169,7 @@ class Program(Generic[A]):
 
     def render_plain(self, conversation: Conversation, **variables: Any) -> str:
         """One conversation as Jinja renders it. Raises what the template raises."""
+        begin(self.plain, conversation)
         return self.plain.render(
             **{
                 **self.variables,
@@ -187,8 +198,10 @@ class Program(Generic[A]):
         try:
             text = self.render_plain(conversation)
             text.encode()
-        except MemoryError:
+        except (MemoryError, OutOfTime):
             raise
+        except TooMuch as error:
+            return self._endure(error)
         except Exception as error:  # a template may raise anything
             return Failure("template_error", _said(error))
         lost = ""
@@ -206,10 +219,19 @@ class Program(Generic[A]):
             return leaf
         return Failure("mask_unproven", f"the origin of the text is lost by what the template does: {lost}")
 
+    def _endure(self, error: TooMuch) -> Failure:
+        self.endured += 1
+        if self.endured > ENDURED:
+            raise DataError(
+                f"chat template: {error}, on {self.endured} of the rows that are rendered together; "
+                "give another template with --template"
+            )
+        return Failure("template_error", _said(error))
+
     def _trace(self, conversation: Conversation, recorder: Recorder, text: str) -> Leaf[A]:
         try:
             trace = self.traced.render(recorder, conversation, self.variables)
-        except MemoryError:
+        except (MemoryError, OutOfTime):
             raise
         except Exception as error:
             raise Untraceable(f"the template cannot be followed: {_said(error)}") from error
@@ -221,7 +243,7 @@ class Program(Generic[A]):
             beginning = Conversation(conversation.messages[:messages], conversation.tools, arguments)
             try:
                 return self.traced.render(recorder, beginning, self.variables).pieces
-            except MemoryError:
+            except (MemoryError, OutOfTime):
                 raise
             except Exception:
                 return None

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from premask.read import Conversation
+from premask.render.bounds import BoundedEnvironment
 from premask.render.environment import OPTIONS, set_up
 from premask.render.filters import traced_filters, traced_tests
 from premask.render.generator import Generator, mark
@@ -50,7 +50,7 @@ class _Generated(str):
     __slots__ = ()
 
 
-class TracingEnvironment(ImmutableSandboxedEnvironment):
+class TracingEnvironment(BoundedEnvironment):
     """The environment of chat templates, over traced values. Renders one conversation at a time."""
 
     code_generator_class = Generator
@@ -62,6 +62,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
         set_up(self, date)
         self.globals["lipsum"] = _by_chance
         self.filters = traced_filters(self.filters)
+        self.bound_filters()
         self.tests = traced_tests(self.tests)  # type: ignore[arg-type, assignment]
         self.start(Recorder(recording=False), [])
 
@@ -74,6 +75,7 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
 
     def compile_traced(self, source: str) -> "TracedTemplate":
         """The template, its loops telling whose iteration is being written."""
+        self.begin()
         code = self.compile(mark(self.parse(source)))
         template = self.template_class.from_code(self, code, self.make_globals(None), None)
         return TracedTemplate(self, template.root_render_func, template.new_context)
@@ -86,11 +88,13 @@ class TracingEnvironment(ImmutableSandboxedEnvironment):
 
     def joined(self, operands: Iterable[Any]) -> str | TStr:
         """The `~` operator."""
-        return concatenate(map(as_text, operands))
+        made: str | TStr = self.bounded(concatenate(map(as_text, operands)))
+        return made
 
     def concat(self, pieces: Iterable[Any]) -> str | TStr:  # type: ignore[override]
         """The output of a macro or a block."""
-        return concatenate(pieces)
+        made: str | TStr = self.bounded(concatenate(pieces))
+        return made
 
     def contained(self, item: Any, container: Any) -> bool:
         """`item in container`."""
@@ -249,6 +253,7 @@ class TracedTemplate:
         messages, tools = map_fields(conversation, lambda number, path, value: wrap(recorder, value, number))
         environment = self.environment
         environment.start(recorder, messages)
+        environment.begin(conversation)
         arguments = copied(conversation.template_args)
         context = self._new_context({**variables, **arguments, "messages": messages, "tools": tools})
         pieces: list[Piece] = []

@@ -14,6 +14,7 @@ FEATURES = {
     "late system": "system message later",
     "tools": "tools",
     "parallel calls": "parallel tool calls",
+    "text beside calls": "text beside tool calls",
     "reasoning": "reasoning",
     "out of turn": "turns out of order",
 }

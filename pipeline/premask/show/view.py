@@ -106,7 +106,8 @@ class PackView:
         """One line: examples, tokens, trained tokens and their share."""
         total, trained = len(self.ids), int(self.trained.sum())
         share = f" ({100 * trained / total:.1f} %)" if total else ""
-        return f"{len(self.seq_lengths):,} examples, {total:,} tokens, {trained:,} trained{share}"
+        examples = "1 example" if len(self.seq_lengths) == 1 else f"{len(self.seq_lengths):,} examples"
+        return f"{examples}, {total:,} tokens, {trained:,} trained{share}"
 
 
 def render_pack(pack: PackView, width: int = 100) -> "Text":

@@ -1,0 +1,94 @@
+"""Memory does not grow with the file: 300 MB of every kind, in a process of its own that is asked what it holds."""
+
+import gzip
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROWS = 150_000
+LIMIT_MB = 90
+
+READER = """
+import sys, time
+from pathlib import Path
+import pyarrow.parquet
+from premask.read import cut_into_lines, open_sources, parse, partitions, read_partition
+
+def held():
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("RssAnon:")[1].split()[0]) / 1024
+
+(source,) = open_sources([sys.argv[1]])
+base = peak = held()
+began, count = time.perf_counter(), 0
+if source.sliceable:
+    parts = partitions(source)
+    for part in parts:
+        for row in read_partition(part):
+            count += type(parse(row.raw)) is dict
+            if count % 500 == 0:
+                peak = max(peak, held())
+else:
+    def write(number, data):
+        global count, peak
+        count += data.count(b"\\n")
+        peak = max(peak, held())
+    parts = range(cut_into_lines(source, write, 2**24))
+print(len(parts), count, peak - base, time.perf_counter() - began)
+"""
+
+
+@pytest.fixture(scope="module")
+def words() -> list[str]:
+    rng = random.Random(0)
+    return ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(20_000)]
+
+
+def rows(words: list[str]) -> Iterator[dict[str, list[dict[str, str]]]]:
+    rng = random.Random(1)
+    texts = [" ".join(rng.choices(words, k=150)) for _ in range(3000)]
+    for n in range(ROWS):
+        asked = {"role": "user", "content": f"{n} {rng.choice(texts)}"}
+        yield {"messages": [asked, {"role": "assistant", "content": f"{rng.choice(texts)} {n}"}]}
+
+
+def write(path: Path, kind: str, words: list[str]) -> None:
+    if kind in ("parquet", "arrow"):
+        table = pa.Table.from_pylist(list(rows(words)))
+        if kind == "parquet":
+            pq.write_table(table, path, row_group_size=ROWS)
+        else:
+            with pa.ipc.new_file(str(path), table.schema) as file:
+                file.write_table(table.combine_chunks(), max_chunksize=ROWS)
+        return
+    with gzip.GzipFile(path, "wb", 1) if kind == "gzip" else path.open("wb") as file:
+        file.write({"array": b"[", "csv": b"prompt,completion\n"}.get(kind, b""))
+        for n, row in enumerate(rows(words)):
+            if kind == "csv":
+                asked, answered = (message["content"] for message in row["messages"])
+                file.write(f'{asked},"{answered}"\n'.encode())
+            else:
+                file.write(b"," if kind == "array" and n else b"")
+                file.write(json.dumps(row).encode() + (b"" if kind == "array" else b"\n"))
+        file.write(b"]" if kind == "array" else b"")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "array", "gzip", "csv", "parquet", "arrow"])
+def test_memory_is_bounded(tmp_path: Path, words: list[str], kind: str) -> None:
+    path = tmp_path / ("rows.csv" if kind == "csv" else "rows")
+    write(path, kind, words)
+    run = subprocess.run([sys.executable, "-c", READER, str(path)], capture_output=True, text=True, check=True)
+    parts, count, megabytes, seconds = map(float, run.stdout.split())
+    print(f"{kind}: {path.stat().st_size / 1e6:.0f} MB, {parts:.0f} parts, {megabytes:.0f} MB held, {seconds:.1f} s")
+    assert count == ROWS
+    assert parts > 10
+    assert megabytes < LIMIT_MB

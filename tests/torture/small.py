@@ -1,0 +1,66 @@
+"""A dataset that is small in bytes and large in files: two dozen partitions and a dozen shards in a second.
+
+The sizes of partitions and shards are constants of premask; `shrink` replaces them, in whatever process calls it.
+"""
+
+import hashlib
+import importlib
+import json
+import random
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[2]
+SAMPLES = REPOSITORY / "data" / "samples"
+TOKENIZER = REPOSITORY / "data" / "tokenizer"
+UNREPEATABLE = "run.json"
+"""Times and hosts: the one file whose bytes differ from run to run."""
+
+_WORDS = "the road turns where river meets hill and nobody asks why; so 12 birds, or 7, went on (quietly)".split()
+
+
+def shrink(partition_bytes: int = 3000, shard_tokens: int = 1500) -> None:
+    """Make partitions and shards small, here."""
+    prepare = importlib.import_module("premask.prepare")
+    vars(prepare).update(PARTITION_BYTES=partition_bytes, SHARD_TOKENS=shard_tokens)
+
+
+def write_sources(folder: Path, rows: int = 120) -> list[str]:
+    """The sample files and one of `rows` generated rows, with weights and a few that are rejected; their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [Path(shutil.copy(path, folder)) for path in sorted(SAMPLES.iterdir())]
+    rng = random.Random(7)
+    lines = []
+    for number in range(rows):
+        turns = [_turn(rng, role) for _ in range(rng.randint(1, 3)) for role in ("user", "assistant")]
+        lines.append("{broken" if number % 41 == 40 else json.dumps({"messages": turns}))
+    paths.append(folder / "generated.jsonl")
+    paths[-1].write_text("\n".join(lines) + "\n")
+    return [str(path) for path in paths]
+
+
+def _turn(rng: random.Random, role: str) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": role, "content": " ".join(rng.choices(_WORDS, k=rng.randint(1, 30)))}
+    return turn | ({"weight": 0.5} if role == "assistant" and rng.random() < 0.1 else {})
+
+
+def arguments(sources: list[str], out: Path, *more: str) -> list[str]:
+    """The command line that prepares them."""
+    return ["prepare", *sources, "--tokenizer", str(TOKENIZER), "--out", str(out), "--max-length", "300", "--quiet", *more]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below `folder`, by relative path; of run.json only that it is there."""
+    files = (path for path in sorted(folder.rglob("*")) if not path.is_dir())
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    return {
+        name: "" if name == UNREPEATABLE else hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in named.items()
+    }
+
+
+def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
+    """The files that are not in both, or differ."""
+    return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))

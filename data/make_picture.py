@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 import premask
 from premask.encode.encoder import Encoder
 from premask.show.dataset import pack_view

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from premask.render.named import named_template
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from premask.render.named import named_template
 
 HERE = Path(__file__).parent
 VOCABULARY = 4096

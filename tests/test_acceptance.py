@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import premask
 import pytest
+from tokenizers import Tokenizer
+
+import premask
 from premask.cli import run
 from premask.read import REASONS
-from tokenizers import Tokenizer
 
 DATA = Path(__file__).parents[2] / "shared/data"
 CHAT = DATA / "chat"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from premask.cli import run
 from premask.errors import DataError, MachineError, UsageError
 from premask.recipe import Recipe

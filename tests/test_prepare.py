@@ -12,9 +12,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-import premask
 import pyarrow as pa
 import pytest
+
+import premask
 from premask.cli import run
 from premask.errors import DataError, UsageError
 
@@ -177,7 +178,8 @@ BAD_ROWS = {
     "lone_surrogate": b'{"messages": [{"role": "user", "content": "\\ud800"}, {"role": "assistant", "content": "y"}]}',
     "unsupported_content": b'{"messages": [{"role": "user", "content": [{"type": "image", "image": "x"}]},'
     b' {"role": "assistant", "content": "yo"}]}',
-    "nothing_to_train": b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo", "weight": 0}]}',
+    "nothing_to_train": b'{"messages": [{"role": "user", "content": "hi"},'
+    b' {"role": "assistant", "content": "yo", "weight": 0}]}',
 }
 
 

@@ -4,8 +4,9 @@ import itertools
 import subprocess
 import sys
 
-import premask
 import pytest
+
+import premask
 
 HEAVY = {"torch", "transformers", "datasets", "pyarrow", "numpy", "polars", "numba", "tokenizers", "pydantic", "rich"}
 

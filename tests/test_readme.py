@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import premask
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, LlamaModel
+
+import premask
 from premask.recipe import Recipe
 from premask.render.named import TEMPLATE_NAMES
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, LlamaModel
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

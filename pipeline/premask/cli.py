@@ -110,7 +110,7 @@ def premask() -> None:
 @click.option("--max-length", type=int, metavar="N", help="Length of a pack in tokens.")
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows of every source.")
 @click.option("--format", metavar="FORMAT", help="auto, messages, sharegpt, alpaca or prompt-completion.")
-@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes; by default as many as are worth their start.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes; by default at most one per core.")
 @click.option("--set", "sets", multiple=True, metavar="OPTION=VALUE", help="Any recipe option; may be repeated.")
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on where an earlier run stopped.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) when any source row is rejected.")

@@ -6,9 +6,8 @@ from itertools import islice
 from pathlib import Path
 
 from premask.errors import DataError, UsageError
-from premask.read import Format, Partition, Source, detect, first_rows, partitions, read_partition
+from premask.read import Format, Partition, Source, detect, first_rows, open_sources, partitions, read_partition
 from premask.recipe import Recipe
-
 
 UNSUPPORTED = (
     "sources_order",
@@ -37,19 +36,26 @@ class Sliced:
     format: Format
     limit: int | None
     """Only the first so many rows of it."""
+    rows: tuple[int, ...] | None = None
+    """Only these of them: verification samples."""
 
 
-def refuse_unsupported(recipe: Recipe, sources: Sequence[Source]) -> None:
-    """UsageError for whatever would be accepted but not done."""
+def sources_of(recipe: Recipe) -> list[Source]:
+    """Open the sources of a recipe. UsageError also for whatever would be accepted but not done."""
     default = Recipe(sources=["-"], tokenizer="-")
     asked = [name for name in UNSUPPORTED if getattr(recipe, name) != getattr(default, name)]
-    asked += ["options of single sources"] if any(not isinstance(source, str) for source in recipe.sources) else []
+    names = [source for source in recipe.sources if isinstance(source, str)]
+    asked += ["options of single sources"] if len(names) < len(recipe.sources) else []
     if asked:
         raise UsageError(f"not supported yet: {', '.join(asked)}; leave this out")
+    sources = open_sources(names)
     for source in sources:
+        if not isinstance(source.path, Path):
+            raise UsageError(f"{source.name}: expected a file of this machine, found a URL, not supported yet")
         if source.packed or source.kind not in KINDS:
             kind = f"{source.kind}, compressed" if source.packed else source.kind
             raise UsageError(f"{source.name}: expected JSON Lines or a JSON array, found {kind}, not supported yet")
+    return sources
 
 
 def formats_of(recipe: Recipe, sources: Sequence[Source]) -> list[Format]:
@@ -104,7 +110,7 @@ Stamp = tuple[int, int, int, int] | None
 def stamp(source: Source) -> Stamp:
     """The source's stamp now; None where it is gone."""
     try:
-        status = source.path.stat()
+        status = Path(source.path).stat()
     except FileNotFoundError:
         return None
     return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
@@ -113,7 +119,7 @@ def stamp(source: Source) -> Stamp:
 def require_unchanged(sources: Sequence[Source], stamps: Sequence[Stamp]) -> None:
     """DataError unless the sources are as they were when the stamps were taken, before their checksums."""
     for source, before in zip(sources, stamps, strict=True):
-        if stamp(source) != before:
+        if before is None or before[0] != source.size or stamp(source) != before:
             raise DataError(
                 f"{source.name}: expected a source that stays as it is while it is read, found that it changed; "
                 "run again when nothing writes to it"

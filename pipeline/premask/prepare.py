@@ -23,10 +23,10 @@ import orjson
 
 from premask.encode.files import TokenizerFiles, load_tokenizer_files
 from premask.errors import DataError
-from premask.intake import Sliced, formats_of, refuse_unsupported, require_unchanged, slices_of, stamp
+from premask.intake import Sliced, formats_of, require_unchanged, slices_of, sources_of, stamp
 from premask.pack.best_fit import best_fit, sequential
 from premask.pack.plan import Candidates, Packer, Plan, make_plan
-from premask.read import PARTITION_BYTES, Format, Source, open_sources
+from premask.read import PARTITION_BYTES, Format, Source
 from premask.recipe import Recipe
 from premask.record import RUN, describe, how_made, manifest_of, summary_of
 from premask.run.items import WorkItem
@@ -114,15 +114,14 @@ def prepare(
     """
     began, clock = time.time(), time.monotonic()  # a clock may be set while we run
     folder, progress = Path(out), progress or SilentProgress()
-    sources = open_sources(recipe.sources)
-    refuse_unsupported(recipe, sources)
+    sources = sources_of(recipe)
+    stamps = [stamp(source) for source in sources]
     files = load_tokenizer_files(recipe.tokenizer)
     build_masker(recipe, files)  # fails here and now where template and tokenizer are wrong
     formats = formats_of(recipe, sources)
     refuse_strangers(folder)
     workers = workers or _crew(sources)
     with locked(folder) as lock:
-        stamps = [stamp(source) for source in sources]
         sizes = {"partition_bytes": PARTITION_BYTES, "shard_tokens": SHARD_TOKENS}
         description = describe(recipe, sources, _digests(sources, workers, progress), files, sizes)
         if is_finished(folder, description, fresh):
@@ -206,6 +205,7 @@ def mask_partitions(run: Run, slices: Mapping[int, Sliced]) -> dict[int, dict[st
                 "partition": {**asdict(s.partition), "path": str(s.partition.path)},
                 "format": s.format,
                 "limit": s.limit,
+                "rows": s.rows,
                 "recipe": run.recipe.resolved(),
                 "tokenizer": str(run.files.folder),
                 "templating": templating,

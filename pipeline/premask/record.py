@@ -113,7 +113,7 @@ def how_made(
         "platform": platform.platform(),
         "python": platform.python_version(),
         "workers": workers,
-        "sources": [str(s.path.resolve()) for s in sources],
+        "sources": [str(Path(s.path).resolve()) for s in sources],
         "tokenizer": str(files.folder.resolve()),
         "encoder": {"backend": "tokenizers", "version": importlib.metadata.version("tokenizers")},
     }

@@ -1,8 +1,7 @@
 """Source rows masked a second time, from the sources, and compared with what a prepared dataset holds of them.
 
-All rows: the partitions run again as they are. A sample: the chosen rows of every partition are written to a file of
-their own, which runs in its place. Either way these are the very work items of `prepare`, in a temporary folder, and
-the stage files they leave are gathered in the order of the dataset's plan.
+The very work items of `prepare` run again, for all rows or for a sample of them, in a temporary folder; the stage files
+they leave are gathered in the order of the dataset's plan.
 """
 
 import tempfile
@@ -19,7 +18,6 @@ from premask.dtypes import Int64Array, offsets_of, slices
 from premask.intake import Sliced
 from premask.origin import find_origin
 from premask.prepare import REJECTED, Run, mask_partitions, rejects_path, slice_sources, stage_path
-from premask.read import Partition, read_partition
 from premask.show.progress import Progress
 from premask.store.check import Columns, columns_of
 from premask.store.gather import Gathered, gather, labels, loss_weights
@@ -99,8 +97,8 @@ def _run_again(run: Run, parts: Sequence[Sliced], manifest: Mapping[str, Any], c
     bounds = np.searchsorted(chosen, firsts)
     rows = {n: chosen[bounds[n] : bounds[n + 1]] for n in range(len(parts)) if bounds[n] < bounds[n + 1]}
     few = len(chosen) < count
-    picked = {n: _picked(run, n, parts[n], own - firsts[n]) if few else parts[n] for n, own in rows.items()}
-    mask_partitions(run, picked)
+    chosen_in = {n: tuple((own - firsts[n]).tolist()) if few else None for n, own in rows.items()}
+    mask_partitions(run, {n: replace(parts[n], rows=own) for n, own in chosen_in.items()})
     return {
         n: _Again(
             own,
@@ -109,16 +107,6 @@ def _run_again(run: Run, parts: Sequence[Sliced], manifest: Mapping[str, Any], c
         )
         for n, own in rows.items()
     }
-
-
-def _picked(run: Run, number: int, part: Sliced, rows: Int64Array) -> Sliced:
-    """Some rows of a partition, as a partition of their own."""
-    path = run.work / "picked" / f"{number:05d}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    wanted = set(rows.tolist())
-    with path.open("wb") as file:
-        file.writelines(line.raw + b"\n" for row, line in enumerate(read_partition(part.partition)) if row in wanted)
-    return replace(part, partition=Partition(part.partition.source, path, 0, path.stat().st_size), limit=None)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,7 @@ moved into place. A repair that was killed goes on where it stopped.
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,9 @@ from premask.verify import Damage, verify
 
 REPAIR = "repair"
 """In the work folder: what is made again."""
+
+_MENDED = ("missing", "changed")
+"""Kinds of damage that repair mends."""
 
 _SHARD = re.compile(r"data-\d{5,}-of-\d{5,}\.arrow")
 
@@ -97,24 +100,31 @@ def repair(
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected the folder of a prepared dataset, found none; check the path")
     with locked(folder) as lock:
+        means = _Means(sources, tokenizer, workers or usable_cores(), progress, (lock,))
+        repaired = Repaired()
         damages = verify(folder, workers=workers, progress=progress).damages
-        repaired = Repaired(removed=_remove_own_strays(folder, damages))
-        wanted = sorted({damage.file for damage in damages if damage.kind in ("missing", "changed")})
-        gone = set(repaired.removed)
-        repaired.left = [d for d in damages if d.kind in ("stray", "wrong") and d.file not in gone]
+        if any(damage.file == MANIFEST and damage.kind in _MENDED for damage in damages):
+            repaired.rebuilt = _put_all(folder, lambda scratch: _rebuild_all(folder, scratch, means))
+            damages = verify(folder, workers=workers, progress=progress).damages
+        repaired.removed = _remove_own_strays(folder, damages)
+        wanted = sorted({damage.file for damage in damages if damage.kind in _MENDED})
         if wanted:
-            scratch = folder / WORK / REPAIR
-            remove_leftovers(scratch)
-            means = _Means(sources, tokenizer, workers or usable_cores(), progress, (lock,))
-            if MANIFEST in wanted:
-                made = _rebuild_all(folder, scratch, means)
-            else:
-                made = _rebuild(folder, scratch, means, wanted)
-            repaired.rebuilt = [name for name in made if _put(scratch / name, folder / name)]
-            shutil.rmtree(scratch)
-            if not any((folder / WORK).iterdir()):
-                (folder / WORK).rmdir()
+            repaired.rebuilt += _put_all(folder, lambda scratch: _rebuild(folder, scratch, means, wanted))
+        gone = set(repaired.removed)
+        repaired.left = [d for d in damages if d.kind not in _MENDED and d.file not in gone]
     return repaired
+
+
+def _put_all(folder: Path, rebuild: Callable[[Path], list[str]]) -> list[str]:
+    """Have files made again in the work folder and move them into place; the names of those that were not there."""
+    scratch = folder / WORK / REPAIR
+    remove_leftovers(scratch)
+    made = rebuild(scratch)
+    changed = [name for name in made if _put(scratch / name, folder / name)]
+    shutil.rmtree(scratch)
+    if not any((folder / WORK).iterdir()):
+        (folder / WORK).rmdir()
+    return changed
 
 
 def _remove_own_strays(folder: Path, damages: Sequence[Damage]) -> list[str]:
@@ -223,12 +233,12 @@ def _checksums(folder: Path, manifest: Mapping[str, Any]) -> dict[str, str]:
 def _lost_record(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """A run.json in place of the one that is lost: what the manifest still knows."""
     description = {key: manifest[key] for key in DESCRIBED}
-    recipe = manifest["recipe"]
+    template = manifest["recipe"]["template"]
     return {
         "repaired": "the first record was damaged; times, host and places are not known any more",
         "description": description,
-        "sources": [str(Path(name).resolve()) for name in recipe["sources"]],
-        "template": str(Path(recipe["template"]).resolve()) if recipe["template"] else None,
+        "sources": [str(Path(source["name"]).resolve()) for source in manifest["sources"]],
+        "template": str(Path(template).expanduser().resolve()) if template else None,
     }
 
 

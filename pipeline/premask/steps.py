@@ -76,6 +76,7 @@ def mask_partition(
     partition: dict[str, Any],
     format: Format,
     limit: int | None,
+    rows: Sequence[int] | None,
     recipe: dict[str, Any],
     tokenizer: str,
     templating: dict[str, Any],
@@ -83,12 +84,18 @@ def mask_partition(
     rejects: str,
     identity: str,
 ) -> Step:
-    """Phase 1: the rows of one partition to a stage file of examples and a file of rejected rows."""
+    """Phase 1: the rows of one partition to a stage file of examples and a file of rejected rows.
+
+    Of all rows (`rows` is None) or of the chosen ones alone, which are then counted from 0.
+    """
     chosen = Recipe(**recipe)
     masker = masker_for(orjson.dumps(recipe).decode(), tokenizer, orjson.dumps(templating).decode())
     counts: Counter[str] = Counter()
     rejected: dict[int, Rejected] = {}
-    lines = islice(read_partition(Partition(**{**partition, "path": Path(partition["path"])})), limit)
+    lines: Iterator[Line] = islice(read_partition(Partition(**{**partition, "path": Path(partition["path"])})), limit)
+    if rows is not None:
+        chosen_rows = set(rows)
+        lines = (line for number, line in enumerate(lines) if number in chosen_rows)
 
     def batches() -> Iterator[Examples]:
         for first, batch in _batched(lines):

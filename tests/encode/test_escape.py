@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
+
 from premask.encode.encoder import Encoder
 from premask.encode.escape import Escaper
-from tokenizers import AddedToken, Tokenizer
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT / "../shared/data/tokenizers"
@@ -16,6 +17,7 @@ CONTROLS = ("<|start|>", "<|end|>", "<|end", "<think>", "</think>", "｜é｜")
 SWALLOWING = ("<|start|>", "<|end|>")
 KINDS = ("bytes", "nfc", "gemma", "llama", "metaspace", "phi")
 ORDINARY = "    "
+WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
 
 WORDS = st.sampled_from(
     [*CONTROLS, "<|sta", "rt|>", "|>", ORDINARY, " ", "\n", "water ", "é", "e\u0301", "🙂", "<", "한국", "Don't"]
@@ -74,7 +76,7 @@ def naive(raw, text, meant, first_only):
             ranges.append((start, at))
             if added[token]["rstrip"]:
                 rest = data[at:].decode()
-                at += len(rest.encode()) - len(rest.lstrip().encode())
+                at += len(rest.encode()) - len(rest.lstrip(WHITE_SPACE).encode())
     return ids, ranges
 
 
@@ -143,7 +145,7 @@ def test_a_text_with_a_stand_in_is_refused(built):
 
 
 def test_real_tokenizers_keep_their_numbers():
-    """gpt-neox has its `<|endoftext|>` in the model's vocabulary, too: a twin without it numbers the added tokens anew."""
+    """gpt-neox has `<|endoftext|>` in the model's vocabulary, too: a twin numbers the added tokens anew."""
     path = SHARED / "gpt-neox/tokenizer.json"
     if not path.is_file():
         pytest.skip("needs ../shared/data")
@@ -153,7 +155,7 @@ def test_real_tokenizers_keep_their_numbers():
     text = "def f():\n        return 1 <|endoftext|> e\u0301<|endoftext|>"
     at = len(text.encode()) - len("<|endoftext|>")
     ids, starts, ends = escaper.encode(text, [(at, "<|endoftext|>")])
-    head, tail = text.removesuffix("<|endoftext|>").split("<|endoftext|>")
+    head, _ = text.removesuffix("<|endoftext|>").split("<|endoftext|>")
     expected = tokenizer.encode(head, add_special_tokens=False).ids
     assert ids[: len(expected) - 1].tolist() == expected[:-1]
     assert ids[-1] == tokenizer.token_to_id("<|endoftext|>")

@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken, Tokenizer, models
+
 from premask.encode import files as module
 from premask.encode.files import load_tokenizer_files
 from premask.errors import UsageError
-from tokenizers import AddedToken, Tokenizer, models
 
 ROOT = Path(__file__).parents[2]
 OURS = ROOT / "data/tokenizer"

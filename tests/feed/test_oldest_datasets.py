@@ -7,8 +7,9 @@ import tomllib
 import venv
 from pathlib import Path
 
-import premask
 import pytest
+
+import premask
 from premask.cli import run
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, Features, Sequence, Value
-from premask.feed.collate import PackCollator
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -17,6 +16,8 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+
+from premask.feed.collate import PackCollator
 
 OURS = Path(__file__).parents[2] / "data/tokenizer"
 SHAPE = {

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import orjson
 import pytest
+
 from premask.mask.masker import Masker
 from premask.read import Conversation, Rejected, convert, detect, parse
 from premask.recipe import Recipe

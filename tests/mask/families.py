@@ -1,7 +1,7 @@
 """What the oracles know of every chat template, written by hand from how the models are used, never taken from premask.
 
-A family says how an assistant turn looks in rendered text (`turn`, whose group `body` is what the model has to emit), which
-of its added tokens are special, on what generation stops, and which forms of a message its template takes.
+A family says how an assistant turn looks in rendered text (`turn`, whose group `body` is what the model has to emit),
+which of its added tokens are special, on what generation stops, and which forms of a message its template takes.
 """
 
 import functools
@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trl
+from tokenizers import AddedToken
+
 from premask.encode.encoder import Encoder
 from premask.mask.controls import classify
 from premask.render.named import TEMPLATE_NAMES, named_template
-from tokenizers import AddedToken
 
 KINDS = sys.modules["tokenizer_kinds"]  # which conftest.py loads first
 ROOT = Path(__file__).parents[2]
@@ -92,7 +93,7 @@ GEMMA4 = Family(
     eos="<turn|>",
     bos="<bos>",
     kind="gemma",
-    lists="user assistant tool",
+    lists=EVERYBODY,
     stops="<|tool_response> <eos>",
     tokens='<|"|>',
     merges_neighbours=True,
@@ -110,8 +111,9 @@ DEEPSEEK = Family(
     r"(?P<body>.*?(?:<｜end▁of▁sentence｜>|<｜tool▁call▁end｜>(?=<｜User｜>|\n?<｜tool▁outputs?▁begin｜>|\Z)))",
     eos="<｜end▁of▁sentence｜>",
     bos="<｜begin▁of▁sentence｜>",
-    ordinary="<think> </think> <｜User｜> <｜Assistant｜> <｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> <｜tool▁call▁begin｜> "
-    "<｜tool▁call▁end｜> <｜tool▁outputs▁begin｜> <｜tool▁outputs▁end｜> <｜tool▁output▁begin｜> <｜tool▁output▁end｜> <｜tool▁sep｜>",
+    ordinary="<think> </think> <｜User｜> <｜Assistant｜> <｜tool▁sep｜> "
+    "<｜tool▁calls▁begin｜> <｜tool▁calls▁end｜> <｜tool▁call▁begin｜> <｜tool▁call▁end｜> "
+    "<｜tool▁outputs▁begin｜> <｜tool▁outputs▁end｜> <｜tool▁output▁begin｜> <｜tool▁output▁end｜>",
     reasoning=False,
     nulls=True,
 )
@@ -189,6 +191,8 @@ FAMILIES = {
     "gemma": GEMMA,
     "gemma3": replace(GEMMA, tokens="<start_of_image>", lists="user assistant"),
     "gemma4": GEMMA4,
+    "gemma4_v2": replace(GEMMA4, lists="user assistant tool"),
+    "gemma4_v3": replace(GEMMA4, lists="user assistant tool"),
     "glm4moe": GLM,
     # The twin writes the next role's header within the assistant's turn, the system's included.
     "glm4moe_training": replace(GLM, turn=GLM.turn.replace(r"(?=<\|system\|>|", r"<\|system\|>|(?=")),

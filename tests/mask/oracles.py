@@ -2,13 +2,14 @@
 
 All render with transformers' own function, take token positions from `tokenizers`, and loop.
 
-- **scan**: message text is defused (every `<`, `[`, `#`, `|` of it becomes a private character, one for one), so that whatever
-  the family's regular expression finds in the rendered text was written by the template. Valid if the defused rendering,
-  fused again, is the rendering: then both have one structure. Judges ids and every label.
-- **prefix**: a turn starts where the whole rendering parts from the rendering of the messages before it with the generation
-  prompt, and ends where the rendering of the messages up to it ends. Valid where those are prefixes. Judges every label.
-- **sentinel**: every text of the conversation becomes a unique word; the literals between the words must be those of the
-  real rendering. Judges tokens of message text only: all of the assistant's, none of anybody else's.
+- **scan**: message text is defused (every `<`, `[`, `#`, `|` of it becomes a private character, one for one), so that
+  whatever the family's regular expression finds in the rendered text was written by the template. Valid if the defused
+  rendering, fused again, is the rendering: then both have one structure. Judges ids and every label.
+- **prefix**: a turn starts where the whole rendering parts from the rendering of the messages before it with the
+  generation prompt, and ends where the rendering of the messages up to it ends. Valid where those are prefixes. Judges
+  every label.
+- **sentinel**: every text of the conversation becomes a unique word; the literals between the words must be those of
+  the real rendering. Judges tokens of message text only: all of the assistant's, none of anybody else's.
 """
 
 import datetime
@@ -21,15 +22,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from tokenizers import AddedToken, Tokenizer
+from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
+
 from premask.dtypes import Examples
 from premask.mask.masker import Masked
 from premask.read import Conversation
-from tokenizers import AddedToken, Tokenizer
-from transformers.utils.chat_template_utils import _compile_jinja_template, render_jinja_template
 
 DATE = datetime.datetime(2025, 1, 1)
 FUSES = {c: chr(0xE000 + n) for n, c in enumerate("<[#|｜")}
 DEFUSE, FUSE = str.maketrans(FUSES), str.maketrans({v: k for k, v in FUSES.items()})
+WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and not "\x1c" <= c <= "\x1f")
+"""Unicode's `White_Space`; Python counts four separators more."""
 LOOKED_FOR = re.compile("(</?think>)")
 """What templates look for in the assistant's text."""
 
@@ -145,7 +149,7 @@ def defused(message: dict[str, Any], keep_tags: bool) -> dict[str, Any]:
 
 
 def structure(template: Template, conversation: Conversation) -> tuple[str, str, Conversation] | None:
-    """The text, the text with messages defused, and the defused conversation; None where templates react to the fuses."""
+    """The text, the same with messages defused, and the defused conversation; None where a template reacts to that."""
     text = template.render(conversation.messages, conversation)
     for keep_tags in (False, True):
         harmless = replace(
@@ -156,7 +160,7 @@ def structure(template: Template, conversation: Conversation) -> tuple[str, str,
         try:
             seen = template.render(harmless.messages, harmless)
         except Exception:
-            continue
+            seen = ""
         if seen.translate(FUSE) == text:
             return text, seen, harmless
     return None
@@ -329,7 +333,7 @@ def tokenized(template: Template, judged: Judged) -> tuple[list[int], list[tuple
             ranges.append((start, start + len(token)))
         at = start + len(token)
         if token in swallowing:
-            at += len(judged.text[at:]) - len(judged.text[at:].lstrip())
+            at += len(judged.text[at:]) - len(judged.text[at:].lstrip(WHITE_SPACE))
     return ids, ranges
 
 
@@ -424,7 +428,7 @@ def _same(
     start, end = ranges[min(at, len(ranges) - 1)]
     raise AssertionError(
         f"{what} differ at token {at}: expected {expected[at : at + 5]}, found {found[at : at + 5]}, at "
-        f"{judged.text[max(0, start - 80) : start]!r} >>> {judged.text[start:end]!r} <<< {judged.text[end : end + 60]!r}"
+        f"{judged.text[max(0, start - 80) : start]!r} >>> {judged.text[start:end]!r} <<< {judged.text[end:][:60]!r}"
     )
 
 

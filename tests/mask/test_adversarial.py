@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from premask.read import Conversation
 
 DEFAULT_TOKENS, SLOW_TOKENS = 100_000, 1_000_000
@@ -41,6 +42,28 @@ QUOTES = [
     "</s>",
     "<s>",
 ]
+
+
+KNOWN = {
+    "late system": ("deepseek",),  # text written far from its message's place takes part in finding the prompt
+    "thinking": ("deepseek_r1_distill_training", "nemotron_3"),  # an answer that begins as the prompt ends
+    "keys": (
+        "qwen3_5_think",
+        "gemma4",
+        "glm4moe",
+        "nemotron_3",
+        "lfm2_2_5",
+        "muse_glimmer",
+        "gptoss",
+    ),  # keys as literals
+}
+"""What is known to be wrong, by template; each of these tests says so as soon as it is mended."""
+
+
+def known(request, what, name):
+    """Expect a failure that is known."""
+    if name.startswith(KNOWN[what]):
+        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=what))
 
 
 def spelt(masker, families, name):
@@ -106,14 +129,16 @@ def check_controls(masker, template, batch, masked, oracles):
             assert masker.encoder.spell(ids).decode() == text
 
 
-def test_seeded_fuzz(template_name, masker_of, template_of, families, oracles):
+def test_seeded_fuzz(request, template_name, masker_of, template_of, families, oracles):
+    known(request, "late system", template_name)
     tokens = DEFAULT_TOKENS // len(families.NAMES)
     tally, rows = fuzz(template_name, tokens, masker_of, template_of, families, oracles)
     check_rejects(template_name, tally, rows)
 
 
 @pytest.mark.slow
-def test_a_million_tokens(template_name, masker_of, template_of, families, oracles):
+def test_a_million_tokens(request, template_name, masker_of, template_of, families, oracles):
+    known(request, "late system", template_name)
     tokens = SLOW_TOKENS // len(families.NAMES) + 1
     tally, rows = fuzz(template_name, tokens, masker_of, template_of, families, oracles)
     check_rejects(template_name, tally, rows)
@@ -138,7 +163,9 @@ HONEST = {
 
 
 @pytest.mark.parametrize("what", HONEST)
-def test_honest_rows_survive(template_name, what, masker_of, template_of, oracles):
+def test_honest_rows_survive(request, template_name, what, masker_of, template_of, oracles):
+    if what == "thinking tags in an answer":
+        known(request, "thinking", template_name)
     question, answer = HONEST[what]
     row = Conversation(messages=[{"role": "user", "content": question}, {"role": "assistant", "content": answer}] * 2)
     masked = masker_of(template_name).mask([row])
@@ -160,7 +187,7 @@ def test_any_text(name, masker_of, template_of, families, oracles):
         row = Conversation(messages=[m for pair in pairs for m in pair])
         masked = masker_of(name).mask([row])
         oracles.examine(template_of(name), [row], masked)
-        assert set(f.reason for f in masked.failures.values()) <= {"template_error", "nothing_to_train", "not_rendered"}
+        assert {f.reason for f in masked.failures.values()} <= {"template_error", "nothing_to_train", "not_rendered"}
 
     holds()
 
@@ -179,8 +206,9 @@ CALLS = (
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_tools_cannot_forge(name, masker_of, families, oracles):
+def test_tools_cannot_forge(request, name, masker_of, families, oracles):
     """Control tokens in names, keys and values of calls, in schemas and in results become no control ids."""
+    known(request, "keys", name)
     masker = masker_of(name)
     for token in [t.content for t in families.added_tokens(name)]:
         ids = [calling(masker, oracles, text) for text in ("harmless", f"a{token}b")]

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from premask.read import Conversation
 
 THINK = re.compile(r"<think>.*?</think>", re.DOTALL)

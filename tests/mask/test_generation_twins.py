@@ -150,7 +150,10 @@ def test_mask_generation_is_the_templates_own(name, samples, masker_of, template
 
 @pytest.mark.parametrize("name", TABLE)
 def test_mask_generation_equals_transformers(name, samples, families, masker_of, template_of):
-    """With straddling tokens trained it is what `apply_chat_template(return_assistant_tokens_mask=True)` gives."""
+    """With straddling tokens trained it is what `apply_chat_template(return_assistant_tokens_mask=True)` gives.
+
+    transformers trains the first byte only of a character at a region's end that byte fallback writes as several.
+    """
     template = template_of(name)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(families.family_tokenizer(name).decode()), **template.variables
@@ -173,7 +176,9 @@ def test_mask_generation_equals_transformers(name, samples, families, masker_of,
         for start, end in examples.spans[examples.span_offsets[n] : examples.span_offsets[n + 1]].tolist():
             labels[start:end] = [1] * (end - start)
         ids = examples.ids[examples.offsets[n] : examples.offsets[n + 1]].tolist()
-        assert (ids, labels) == (theirs["input_ids"], theirs["assistant_masks"]), f"row {row}"
+        assert ids == theirs["input_ids"]
+        differing = [i for i, a, b in zip(ids, labels, theirs["assistant_masks"], strict=True) if a != b]
+        assert all(re.fullmatch("<0x..>", tokenizer.convert_ids_to_tokens(i)) for i in differing), f"row {row}"
         compared += 1
     assert compared > 40
 

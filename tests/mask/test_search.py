@@ -125,3 +125,20 @@ def test_differing_names_exactly_the_texts_that_differ(
 
     bad = differing(arrays(found), arrays(expected), bases)
     assert bad.tolist() == [of_row(found, r) != of_row(expected, r) for r in range(3)]
+
+
+def test_a_terminator_that_a_message_completes_is_set_aside() -> None:
+    text = "## R:\nyes</s>ok</s>"
+    hay = lay_out([[text]], {})
+    starts, ends, aside = search(hay, BYTE_MARKERS, Intervals(np.array([6, 10]), np.array([9, 15])))
+    assert [text[a:b] for a, b in zip(starts, ends, strict=True)] == ["yes</s>ok</s>"]
+    assert aside == 1
+
+
+@given(st.lists(st.integers(0, 40), max_size=8, unique=True), st.integers(0, 40), st.integers(1, 6))
+def test_intervals_equal_naive_ones(borders: list[int], start: int, length: int) -> None:
+    pairs = list(zip(sorted(borders)[::2], sorted(borders)[1::2], strict=False))
+    intervals = Intervals(np.array([a for a, _ in pairs], np.int64), np.array([b for _, b in pairs], np.int64))
+    starts, ends = np.array([start]), np.array([start + length])
+    assert intervals.contain(starts, ends)[0] == any(a <= start and start + length <= b for a, b in pairs)
+    assert intervals.touch(starts, ends)[0] == any(a < start + length and start < b for a, b in pairs)

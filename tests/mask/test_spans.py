@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.encode.encoder import Encoded
 from premask.mask.spans import ByteSpans, to_tokens
 

@@ -1,13 +1,14 @@
 """Every text template of the installed trl, and ours, against oracles that know nothing of tracing (`oracles.py`).
 
-Which oracle judged what: **scan** every template but `plain`; **prefix** besides, wherever the template does not rewrite
-what it wrote before (Qwen3 and gpt-oss rewrite the last turn once another follows), and alone where a row brings its own
-template arguments; **sentinel** besides, wherever texts come through unchanged, and alone for `plain`.
+Which oracle judged what: **scan** every template but `plain`; **prefix** besides, wherever the template does not
+rewrite what it wrote before (Qwen3 and gpt-oss rewrite the last turn once another follows), and alone where a row
+brings its own template arguments; **sentinel** besides, wherever texts come through unchanged, and alone for `plain`.
 """
 
 from collections import Counter
 
 import pytest
+
 from premask.read import Conversation
 from premask.render.forms import adapt
 

@@ -9,8 +9,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("bytes", "nfc", "gemma", "llama", "phi", "metaspace")
-"""`bytes` is byte-level BPE; `nfc` is that with a normalizer. The others have byte fallback and U+2581 for spaces: `gemma`
-adds no prefix, `llama` (and `phi`) one before every stretch of text, `metaspace` one at the very beginning.
+"""`bytes` is byte-level BPE; `nfc` is that with a normalizer. The others have byte fallback and U+2581 for spaces:
+`gemma` adds no prefix, `llama` (and `phi`) one before every stretch of text, `metaspace` one at the very beginning.
 """
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.errors import DataError
 from premask.pack.best_fit import best_fit, lower_bound, sequential, stable_order
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from premask.errors import UsageError
 from premask.pack.expression import condition
 from premask.pack.scripts import check_script, script_shares, written_in

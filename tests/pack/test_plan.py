@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.errors import DataError, UsageError
 from premask.pack.best_fit import PACKERS, lower_bound, sequential
 from premask.pack.plan import Candidates, PlanStage, cut_shards, make_plan, shuffle

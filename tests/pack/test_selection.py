@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.errors import DataError
 from premask.pack.account import account, lost_rows
 from premask.pack.plan import PlanStage, make_plan

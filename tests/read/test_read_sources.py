@@ -26,7 +26,7 @@ from premask.read import (
     size_of,
     stamp_of,
 )
-from premask.read.expand import data_files, expand
+from premask.read.expand import expand, visible
 
 ROW = b'{"text": "a"}\n'
 
@@ -138,9 +138,9 @@ def test_folders(tmp_path: Path) -> None:
         open_sources([str(tmp_path / ".git")])
 
 
-def test_data_files_do_not_depend_on_order() -> None:
-    found = ["b.csv", "a.parquet", "x/manifest.json", "x/plan.arrow", "x/a.jsonl", "xx/a.jsonl", "c.JSONL.GZ", "d.gz"]
-    assert data_files(found) == data_files(reversed(found)) == ["a.parquet", "b.csv", "c.JSONL.GZ", "xx/a.jsonl"]
+def test_what_is_visible_does_not_depend_on_order() -> None:
+    found = ["b.csv", "x/manifest.json", "x/plan.arrow", "x/train/state.json", "xx/a.jsonl", "y/plan.arrow", ".a/b.csv"]
+    assert visible(found) == visible(reversed(found)) == ["b.csv", "xx/a.jsonl", "y/plan.arrow"]
 
 
 def test_a_file_that_two_arguments_name(tmp_path: Path) -> None:
@@ -194,6 +194,24 @@ def test_datasets_folders_that_are_refused(tmp_path: Path) -> None:
         DataError, match=r"bad: expected a state.json that lists the data files, found none in it; save"
     ):
         open_sources([str(tmp_path / "bad")])
+
+
+def test_a_datasets_folder_that_lost_a_file(tmp_path: Path) -> None:
+    save(tmp_path / "lost", "data-00000-of-00002.arrow", "data-00001-of-00002.arrow")
+    (tmp_path / "lost/data-00001-of-00002.arrow").unlink()
+    with pytest.raises(
+        DataError, match=r"expected the files .* lists, found no lost/data-00001-of-00002.arrow; put it"
+    ):
+        open_sources([str(tmp_path)])
+
+
+def test_datasets_that_premask_wrote_are_no_splits_to_choose_from(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl")
+    write(tmp_path / "out", "manifest.json", "plan.arrow", "dataset_dict.json")
+    save(tmp_path / "out/train", "data-00000-of-00001.arrow")
+    save(tmp_path / "out/validation", "data-00000-of-00001.arrow")
+    write(tmp_path / ".hidden", "state.json", content=b"not JSON")
+    assert names(tmp_path) == [f"{tmp_path}/a.jsonl"]
 
 
 def test_what_datasets_really_writes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import datetime
 
 import pytest
+
 from premask.read import Conversation
 from premask.render.program import Program
 

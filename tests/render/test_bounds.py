@@ -9,6 +9,7 @@ from typing import Any
 
 import jinja2
 import pytest
+
 from premask.errors import DataError, UsageError
 from premask.read import Conversation
 from premask.render import bounds
@@ -40,8 +41,8 @@ GREEDY = {
     "a product": "{{ 'x' * 10000000000 }}",
     "a product with a list": "{{ ([0] * 10000000000)|length }}",
     "a product of the content": "{{ messages[0].content * 10000000000 }}",
-    "doubling by +": "{% set n = namespace(s='x' * 100) %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
-    "doubling by ~": "{% set n = namespace(s='x' * 100) %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "doubling by +": "{% set n = namespace(s='xxxx') %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
+    "doubling by ~": "{% set n = namespace(s='xxxx') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
     "doubling a list": "{% set n = namespace(s=[0]) %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
     "doubling by set": "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(99) %}"
     "{% set b %}{{ n.s }}{{ n.s }}{% endset %}{% set n.s = b %}{% endfor %}",
@@ -56,7 +57,7 @@ GREEDY = {
     "replace by map": "{% set x = 'x' * 100000 %}{{ [x]|map('replace', 'x', x)|join }}",
     "replace of the content": "{% set x = 'x' * 1000000 %}{% set n = namespace(s=messages[0].content) %}"
     "{% for i in range(9) %}{% set n.s = n.s|replace(' ', x) %}{% endfor %}",
-    "join, the method": "{% set x = 'x' * 1000000 %}{{ x.join(range(100000)|map('string')) }}",
+    "join, the method": "{% set x = 'x' * 1000000 %}{{ x.join(range(5000)|map('string')) }}",
     "join, the filter": "{% set x = 'x' * 1000000 %}{{ range(100000)|join(x) }}",
     "a width": "{{ 'x'.center(10000000000) }}",
     "a width in a filter": "{{ 'x'|center(10000000000) }}",
@@ -139,7 +140,7 @@ def test_a_curious_template_sees_nothing(source: str) -> None:
     before = [dict(message) for message in CHAT.messages]
     with contextlib.suppress(jinja2.exceptions.TemplateError, TypeError):
         seen = render(source)  # what the sandbox refuses may also be undefined, which is written as nothing
-        assert not seen.strip("[], Undefined")
+        assert seen in ("", "[Undefined]")
     assert before == CHAT.messages
 
 
@@ -203,7 +204,8 @@ def program(source: str) -> Program[None]:
 
 def test_a_row_that_costs_too_much_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "STEPS", 10_000)
-    source = "{% for m in messages %}{{ m.content }}{% if 'bomb' in m.content %}{{ 'x' * 10000000 }}{% endif %}{% endfor %}"
+    bombing = "{% if 'bomb' in m.content %}{{ 'x' * 10000000 }}{% endif %}"
+    source = "{% for m in messages %}{{ m.content }}" + bombing + "{% endfor %}"
     bomb = Conversation([{"role": "user", "content": "a bomb"}, CHAT.messages[1]], None, {})
     rendered = program(source).render([CHAT, bomb, CHAT])
     assert list(rendered.failures) == [1]

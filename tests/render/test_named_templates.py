@@ -5,6 +5,7 @@ from pathlib import Path
 import jinja2
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from premask.errors import UsageError
 from premask.render.named import TEMPLATE_NAMES, named_template, resolve_template
 

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
 from premask.read import Conversation
 
 LITERALS = ["''", "'a'", "' '", "'<think>'", "'</think>'", "','", "'\\n'", "'a b'", "'<'"]
@@ -147,7 +148,7 @@ RANDOM = given(bodies(2), st.integers(1, 3), st.randoms(use_true_random=False))
 EXACT = settings(deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 
 
-@settings(EXACT, max_examples=80, derandomize=True)
+@settings(EXACT, max_examples=50, derandomize=True)
 @RANDOM
 def test_random_templates(oracle, body, turns, rng):
     renders_as_jinja_does(oracle, body, turns, rng)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
+
 from premask.render.expression import ASKING_METHODS, DERIVING_METHODS, compile_expressions
 from premask.render.recording import Recorder, TInt, Untraceable, expression, plain
 from premask.render.values import MAX_DEPTH, TList, TMarkup, TStr, concatenate, contained

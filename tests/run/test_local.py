@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from premask.errors import DataError, MachineError, PremaskError, UsageError
 from premask.run.items import InternalError, WorkItem
 from premask.run.local import TRIES, run_items

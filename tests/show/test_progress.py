@@ -4,6 +4,7 @@ import io
 import time
 
 import pytest
+
 from premask.show.progress import BarProgress, LineProgress, Progress, SilentProgress, progress_for
 
 

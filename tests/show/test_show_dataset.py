@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
 from premask.cli import run
 from premask.read import digest_file
 from premask.store.manifest import split_entry, write_manifest
 from premask.store.shards import ShardEntry, shard_schema
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 END = "<|im_end|>"
 

@@ -1,7 +1,8 @@
 import io
 
-from premask.show.summary import summary
 from rich.console import Console
+
+from premask.show.summary import summary
 
 
 def drawn(**counts):

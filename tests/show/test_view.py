@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from premask.show.view import PackView, export_svg, plain_pack, print_pack, render_pack
 from rich.console import Console
+
+from premask.show.view import PackView, export_svg, plain_pack, print_pack, render_pack
 
 SPECIAL = 256  # ids below are bytes, so that every way of cutting UTF-8 can be tried
 BYTES = {**{byte: bytes([byte]) for byte in range(256)}, SPECIAL: b"<|im_end|>"}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from premask.dtypes import Examples
 from premask.pack.plan import Candidates, Plan, make_plan
 from premask.store.layout import shard_path, write_layout

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from premask.errors import MachineError
 from premask.store.atomic import HashedFile, atomic_write, remove_leftovers, write_json
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from premask.pack.plan import make_plan
 from premask.store.layout import fingerprint, shard_name, shard_path, write_layout
 from premask.store.manifest import read_manifest, split_entry, split_shards, write_manifest

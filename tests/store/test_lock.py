@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from premask.errors import UsageError
 from premask.store.lock import LOCK, locked
 

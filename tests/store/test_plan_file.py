@@ -5,6 +5,7 @@ from dataclasses import fields
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from premask.errors import DataError
 from premask.pack.plan import PlanRows, make_plan
 from premask.store.plan_file import PLAN_COLUMNS, read_plan, write_plan

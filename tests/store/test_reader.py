@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from premask.errors import DataError
 from premask.store.manifest import FORMAT_VERSION, read_manifest, write_manifest
 from premask.store.reader import open_prepared

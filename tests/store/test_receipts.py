@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from premask.store.atomic import atomic_write
 from premask.store.receipts import finished, receipt_path, write_receipt
 

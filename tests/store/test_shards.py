@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.errors import DataError
 from premask.pack.plan import make_plan
 from premask.store.atomic import Written

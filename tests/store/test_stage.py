@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.dtypes import Examples
 from premask.errors import DataError
 from premask.store.atomic import HashedFile

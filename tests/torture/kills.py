@@ -1,4 +1,4 @@
-"""The kill test: SIGKILL at chosen events and at random moments, each followed by a resume; the same bytes every time."""
+"""The kill test: SIGKILL at chosen events and at random moments, each followed by a resume; always the same bytes."""
 
 import json
 import os
@@ -53,7 +53,9 @@ class Arena:
         self.expected = small.digests(self.out)
         self.size = sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file())
 
-    def attempt(self, event: int | None, workers: int, victim: str = "self", after: float | None = None, *more: str) -> int:
+    def attempt(
+        self, event: int | None, workers: int, victim: str = "self", after: float | None = None, *more: str
+    ) -> int:
         """One run, to be killed at an event, or after so many seconds, or not at all; its exit code."""
         spec = self.folder / "spec"
         shutil.rmtree(spec, ignore_errors=True)
@@ -94,9 +96,9 @@ class Arena:
         more = ["--fresh"] if rng.random() < 0.2 else []
         if more:  # over a finished dataset: the killed run has something to clear away
             self._expect_finished(self.attempt(None, 2))
-        for _ in range(rng.randint(1, 5)):
+        for _ in range(rng.randint(2, 9)):
             by_event, victim = rng.random() < 0.7, rng.choice(VICTIMS)
-            event = rng.randint(1, self.events) if by_event else None
+            event = 1 + int(self.events * rng.random() ** 1.5) if by_event else None  # a resumed run has fewer
             after = None if by_event else rng.uniform(0.3, 1.2) * self.seconds
             code = self.attempt(event, rng.choice((1, 2, 2, 5)), victim, after, *more)
             self._count(victim)

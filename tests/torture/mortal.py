@@ -1,15 +1,15 @@
 """premask as it is, in processes that can be killed at a chosen instant: `python mortal.py SPEC driver ARGUMENT...`
 
 Nothing in premask knows of this. The wrapper replaces a few functions of the process that it runs, driver or worker, by
-ones that count an event before going on: a write, a flush, just before and just after a rename, a removal, a process that
-starts. At the event whose number the spec names, SIGKILL goes to the process itself, to its driver, or to all of them.
+ones that count an event before going on: a write, a flush, just before and just after a rename, a removal, a process
+that starts. At the event whose number the spec names, SIGKILL goes to the process itself, to its driver, or to all.
 """
 
 import fcntl
 import json
 import os
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable

@@ -18,7 +18,8 @@ TOKENIZER = REPOSITORY / "data" / "tokenizer"
 UNREPEATABLE = "run.json"
 """Times and hosts: the one file whose bytes differ from run to run."""
 
-_WORDS = "the road turns where river meets hill and nobody asks why; so 12 birds, or 7, went on (quietly)".split()
+_TEXT = "the road turns where river meets hill and nobody asks why; so 12 birds, or 7, went on (quietly)"
+_WORDS = _TEXT.split()
 
 
 def shrink(partition_bytes: int = 3000, shard_tokens: int = 1500) -> None:
@@ -48,7 +49,8 @@ def _turn(rng: random.Random, role: str) -> dict[str, Any]:
 
 def arguments(sources: list[str], out: Path, *more: str) -> list[str]:
     """The command line that prepares them."""
-    return ["prepare", *sources, "--tokenizer", str(TOKENIZER), "--out", str(out), "--max-length", "300", "--quiet", *more]
+    options = ["--tokenizer", str(TOKENIZER), "--out", str(out), "--max-length", "300", "--quiet"]
+    return ["prepare", *sources, *options, *more]
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -34,6 +34,10 @@ _WHITE_SPACE = np.array([i for i in range(0x3001) if chr(i).isspace() and not 0x
 """Unicode's `White_Space`, what `lstrip` and `rstrip` of a token swallow."""
 
 
+MAX_VOCABULARY = 2**24
+"""Tables have an entry for every id up to the largest; the largest known vocabularies are a sixtieth of this."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """N texts as T tokens, flat."""
@@ -66,13 +70,18 @@ class Encoder:
         spec: dict[str, Any] = orjson.loads(tokenizer_json)
         # Nothing is cut, padded or added, so a post-processor could only trim spaces off the offsets.
         self._spec = {**spec, "truncation": None, "padding": None, "post_processor": None}
-        self._tokenizer = Tokenizer.from_str(orjson.dumps(self._spec).decode())
+        self._tokenizer = _loaded(self._spec)
         declared = self._spec.get("added_tokens") or []
         # The ids that the tokenizer gives, which are not always those that its file names.
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         self.added = [AddedToken(ids[t["content"]], t["content"], t["special"]) for t in declared]
         self.byte_level, self.lossless = _byte_level(self._spec), _lossless(self._spec)
-        self.vocabulary_size = max(ids.values()) + 1
+        self.vocabulary_size = max(ids.values(), default=-1) + 1
+        if not 0 < self.vocabulary_size <= MAX_VOCABULARY:
+            raise UsageError(
+                f"tokenizer.json: expected ids from 0 to {MAX_VOCABULARY - 1:,}, found {self.vocabulary_size - 1:,} as the "
+                "largest. The file is damaged or hostile: fetch it again"
+            )
         self._swallowing = {ids[t["content"]]: t["content"] for t in declared if t.get("lstrip") or t.get("rstrip")}
 
     @functools.cached_property
@@ -186,6 +195,17 @@ class Encoder:
         if self.byte_level:
             return b"".join(self.token_bytes[i] for i in ids)
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False)).encode()
+
+
+def _loaded(spec: dict[str, Any]) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(orjson.dumps(spec).decode())
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # an interrupt
+        raise UsageError(
+            f"tokenizer.json: expected a tokenizer that can be loaded, found: {error}. Fetch or save it again"
+        ) from error
 
 
 def _running(lengths: Int32Array, offsets: Int64Array) -> tuple[Int32Array, Int32Array]:

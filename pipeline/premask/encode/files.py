@@ -16,6 +16,7 @@ Cost: every file is read and hashed once; `tokenizer.json` is parsed once by orj
 
 import hashlib
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import orjson
 from premask.errors import UsageError
 
 MAX_BYTES = 512 * 2**20
-"""No tokenizer file is larger; a larger one is something else (the largest known `tokenizer.json` is under 64 MB)."""
+"""No tokenizer has larger files, taken together (the largest known `tokenizer.json` is under 64 MB)."""
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The special tokens that transformers knows by name; any other key ending in `_token` is a model's own."""
@@ -115,17 +116,21 @@ class _Folder:
         self.path = path
         self.name = name
         self.digests: dict[str, str] = {}
+        self.left = MAX_BYTES
 
     def read(self, name: str) -> bytes | None:
         path = self.path / name
         try:
-            size = path.stat().st_size
-            if size > MAX_BYTES:
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, nor would a device
+                raise UsageError(f"{path}: expected a file, found something else. Make it a file or remove it.")
+            with path.open("rb") as file:
+                raw = file.read(self.left + 1)
+            if len(raw) > self.left:
                 raise UsageError(
-                    f"{path}: expected a tokenizer file of at most {MAX_BYTES // 2**20} MB, found {size // 2**20} MB. "
+                    f"{path}: expected tokenizer files of at most {MAX_BYTES // 2**20} MB, found more. "
                     "This is probably not a tokenizer file; point --tokenizer at the folder that holds the tokenizer."
                 )
-            raw = path.read_bytes()
+            self.left -= len(raw)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -9,10 +9,12 @@ from typing import Any
 from premask.encode.encoder import Encoder
 from premask.encode.files import TokenizerFiles
 from premask.errors import UsageError
+from premask.feed.unsloth_parts import unsloth_parts
 from premask.mask.compiled import Sought, compile_markers, sought_by_grammar, sought_by_parts
 from premask.mask.controls import Vocabulary, classify
 from premask.mask.grammar import Grammar, discover
 from premask.mask.responses import ResponseMarkers
+from premask.mask.unsloth import UnslothMarkers, core_of, unsloth_markers
 from premask.render.forms import discover_forms
 from premask.render.program import Program
 
@@ -30,7 +32,7 @@ class KnownTokenizer:
     """Named tokens: `bos_token`, `eos_token` and the like."""
     stops: Sequence[int]
     """Ids on which generation stops."""
-    pad: int | None
+    pad: int | None = None
     """The id of the padding token, where there is one."""
 
 
@@ -119,3 +121,49 @@ def _grammar(template: str, special_tokens: Mapping[str, str], encoder: Encoder,
     program: Any = partial(Program, template, special_tokens, DATE)
     forms = discover_forms(program(lambda rendering: (rendering.pieces, None)).render_plain)
     return discover(program, vocabulary, encoder, forms)
+
+
+def pad_alone(known: KnownTokenizer, sought: Sought) -> int | None:
+    """The id of the padding token where it is nothing but that: no terminator, BOS or part of a marker."""
+    text = known.special_tokens.get("pad_token")
+    others = (*sought.headers, *sought.closings, *sought.openings, known.special_tokens.get("bos_token") or "")
+    if text is None or known.pad is None or known.pad in known.stops or any(text in other for other in others):
+        return None
+    return known.pad
+
+
+def markers_like_unsloth(tokenizer: Any, parts: tuple[str, str] | None, *, force_match: bool) -> UnslothMarkers:
+    """The markers for `mask="unsloth"`. Raises UsageError where Unsloth's function would find none."""
+    own = inner(tokenizer)
+    added = dict(own.added_tokens_decoder)
+    named = frozenset(i for i, token in added.items() if str(token).strip())
+    special = frozenset([*own.all_special_ids, *(i for i, token in added.items() if token.special)])
+
+    def tokenize(text: str) -> list[int]:
+        return list(own(text, add_special_tokens=False).input_ids)
+
+    response_part, instruction_part = parts or unsloth_parts(tokenizer, named)
+    response, instruction = (core_of(p, tokenize, force_match, named) for p in (response_part, instruction_part))
+    for name, part, core in (
+        ("response_part", response_part, response),
+        ("instruction_part", instruction_part, instruction),
+    ):
+        if not core.ids:
+            raise UsageError(
+                f"{name}: expected a text whose ids do not depend on their neighbours, found {part!r}. Give another "
+                'one, or leave mask="unsloth" out: mask="sampled" finds markers by their bytes.'
+            )
+    return unsloth_markers(
+        instruction, response, special=special, named=named, bos=own.bos_token_id, eos=own.eos_token_id
+    )
+
+
+def ids_masked_out(tokenizer: Any, texts: str | Sequence[str] | None) -> tuple[tuple[int, ...], ...]:
+    """The ids of texts that are never trained, with a space before them where that changes their ids."""
+    found: dict[tuple[int, ...], None] = {}
+    own = inner(tokenizer)
+    for text in [texts] if isinstance(texts, str) else texts or []:
+        bare, spaced = (tuple(own(t, add_special_tokens=False).input_ids) for t in (text, f" {text}"))
+        within = any(spaced[i : i + len(bare)] == bare for i in range(len(spaced) - len(bare) + 1))
+        found.update(dict.fromkeys(ids for ids in ((bare,) if within else (bare, spaced)) if ids))
+    return tuple(found)

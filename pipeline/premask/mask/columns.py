@@ -44,6 +44,7 @@ class Columns:
         starts = bases[rows] + _joined([b[:, g.analysis.texts].ravel() for g, b in pairs])
         ends = bases[rows] + _joined([b[:, g.analysis.texts + 1].ravel() for g, b in pairs])
         order = np.lexsort((ends, starts))
+        order = order[starts[order] < ends[order]]
         return Intervals(starts[order], ends[order]), rows[order]
 
     def turns(self) -> tuple[Places, Int64Array]:

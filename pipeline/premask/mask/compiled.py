@@ -155,7 +155,7 @@ def _anchor(anchor: str | None, vocabulary: Vocabulary) -> dict[str, Any]:
     ink = anchor.rstrip()
     last = vocabulary.find(ink)[-1:]
     if last and last[0][0] + len(last[0][1]) == len(ink):
-        return {"behind": frozenset([vocabulary.controls[last[0][1]]])}
+        return {"behind": vocabulary.controls[last[0][1]]}
     return {"breaks": len(anchor) - len(anchor.rstrip("\n"))}
 
 

@@ -21,10 +21,8 @@ from typing import Protocol
 import numpy as np
 
 from premask.dtypes import IGNORE_INDEX, BoolArray, Int32Array, Int64Array
-from premask.mask.borders import HEADER, Border, Borders, find_borders
+from premask.mask.borders import HEADER, NEVER, Border, Borders, find_borders
 from premask.mask.trails import SHIFT, WHITE, WHITE_END, Hits, Trail, beginning, find
-
-NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +50,20 @@ def mask_responses(
     *,
     last_response_only: bool = False,
     given: Int32Array | None = None,
+    turns: TokenTurns | None = None,
 ) -> Int32Array:
     """Labels `[T]` int32 of the rows `ids` `[T]` that begin at `offsets` `[N + 1]`: -100 outside the responses.
 
     `markers` are `ResponseMarkers`, or `UnslothMarkers` for the labels of Unsloth's function. `given` `[T]` are labels
-    that the rows have already: they are kept inside the responses, so that what they mask stays masked.
+    that the rows have already: they are kept inside the responses, so that what they mask stays masked. `turns` are
+    those that the markers find, where they are known.
     """
+    turns = markers.turns(ids, offsets) if turns is None else turns
     values = ids if given is None else given
-    return np.where(trained(markers.turns(ids, offsets), offsets, last_response_only), values, np.int32(IGNORE_INDEX))
+    labels = values - np.int32(IGNORE_INDEX)  # this way takes half the time of np.where
+    labels *= trained(turns, offsets, last_response_only)
+    labels += np.int32(IGNORE_INDEX)
+    return labels
 
 
 def trained(turns: TokenTurns, offsets: Int64Array, last_response_only: bool = False) -> BoolArray:
@@ -107,47 +111,51 @@ class ResponseMarkers:
         return (*(border.trail for border in self.borders), *self.closings)
 
     @functools.cached_property
-    def _beginning(self) -> BoolArray:
-        return beginning(self._trails, len(self.spelt))
+    def _beginning(self) -> Int32Array:
+        return beginning(self._trails)
 
     def turns(self, ids: Int32Array, offsets: Int64Array) -> TokenTurns:
         """The turns in rows `ids` `[T]` that begin at `offsets` `[N + 1]`; those without a token are left out."""
-        found = find(ids, offsets, self._trails, self._beginning)
+        found = find(ids, offsets, self._trails, self._beginning, len(self.spelt))
         borders = find_borders(ids, offsets, self.borders, found[: len(self.borders)], self.spelt)
-        mine = (borders.kinds == HEADER) & borders.anchored
+        mine = np.flatnonzero((borders.kinds == HEADER) & borders.anchored)
         starts, limits = borders.ends[mine], borders.limits[mine]
         stops, behind = _closings(found[len(self.borders) :], starts, limits)
-        border = _following(borders.starts, starts, limits)
-        believed_until = self._reach(borders, starts, limits, behind) if self.closed else border
-        closed = (stops < NEVER) & (stops <= believed_until)
+        border = _within(np.append(borders.starts, NEVER)[mine + 1], limits)
+        closed = stops <= (self._reach(borders, mine, behind) if self.closed else border)
+        closed &= stops < NEVER
         believed = closed | (border == NEVER) | (not self.closed)  # with no border behind it, the row was cut
-        first = _token_behind(starts)
-        ends = np.where(closed, behind >> SHIFT, self._before(ids, borders, starts, limits))
+        first, ends = _token_behind(starts), behind >> SHIFT
+        open_ended = np.flatnonzero(~closed)
+        ends[open_ended] = self._before(ids, borders, mine[open_ended])
         kept = believed & (ends > first)
         return TokenTurns(first[kept], ends[kept], first[~believed])
 
-    def _reach(self, borders: Borders, starts: Int64Array, limits: Int64Array, behind: Int64Array) -> Int64Array:
-        """Up to where a terminator is that of the turn at each start.
+    def _reach(self, borders: Borders, mine: Int64Array, behind: Int64Array) -> Int64Array:
+        """Up to where a terminator, which ends at `behind`, is that of the turn that each header begins.
 
         Markers out of place are quotations where the turn is followed by another role's; where a header follows, what
         went before was not the assistant's, and a turn that was cut may have run into it.
         """
-        headers = borders.starts[borders.anchored & (borders.kinds == HEADER)]
-        header = _following(headers, starts, limits)
+        limits = borders.limits[mine]
+        headers = borders.next_of(borders.anchored & (borders.kinds == HEADER))
         if self.exclusive:
-            return header
-        anchored = borders.starts[borders.anchored]
-        followed = _following(headers, behind, limits) == _following(anchored, behind, limits)
-        followed &= _following(headers, behind, limits) < NEVER
-        anywhere = _following(borders.starts, starts, limits)
-        return np.where(followed, anywhere, _following(anchored, starts, limits))
+            return _within(headers[mine + 1], limits)
+        anchored = borders.next_of(borders.anchored)
+        if borders.anchored.all():
+            return _within(anchored[mine + 1], limits)
+        after = np.searchsorted(borders.starts, behind, "left")
+        by_header = (headers[after] == anchored[after]) & (headers[after] < limits)
+        anywhere = np.append(borders.starts, NEVER)[mine + 1]
+        return _within(np.where(by_header, anywhere, anchored[mine + 1]), limits)
 
-    def _before(self, ids: Int32Array, borders: Borders, starts: Int64Array, limits: Int64Array) -> Int64Array:
+    def _before(self, ids: Int32Array, borders: Borders, mine: Int64Array) -> Int64Array:
         """The tokens behind turns that end before the next border, less the white space there."""
-        stops = _following(borders.starts, starts, limits)
-        before = np.append(borders.before, WHITE)[np.searchsorted(borders.starts, starts, "left")]
-        ends, first = np.minimum(stops, limits) >> SHIFT, _token_behind(starts)
-        moving = np.flatnonzero((ends > first) & ((before & WHITE > 0) | (stops == NEVER)))
+        stops = np.append(borders.starts, NEVER)[mine + 1]
+        blank = np.append(borders.before, 0)[mine + 1] & WHITE > 0
+        limits, first = borders.limits[mine], _token_behind(borders.ends[mine])
+        ends = np.minimum(stops, limits) >> SHIFT
+        moving = np.flatnonzero((ends > first) & (blank | (stops >= limits)))
         while len(moving):
             spelt = self.spelt[ids[ends[moving] - 1]]
             ends[moving] -= spelt & WHITE_END > 0
@@ -161,16 +169,19 @@ def _token_behind(places: Int64Array) -> Int64Array:
 
 
 def _closings(found: list[Hits], starts: Int64Array, limits: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Where the terminator next to each start begins, and where it ends; of several at one place the longest."""
+    """Where the terminator next to each start begins (NEVER where the row has none), and where it ends.
+
+    Of several at one place the longest counts.
+    """
     places = np.concatenate([np.zeros(0, np.int64), *(hits.starts for hits in found)])
     ends = np.concatenate([np.zeros(0, np.int64), *(hits.ends for hits in found)])
-    order = np.lexsort((-ends, places))
-    places, ends = places[order], ends[order]
-    behind = np.append(ends, 0)[np.searchsorted(places, starts, "left")]
-    return _following(places, starts, limits), behind
+    if len(found) > 1:
+        order = np.lexsort((-ends, places))
+        places, ends = places[order], ends[order]
+    at = np.searchsorted(places, starts, "left")
+    return _within(np.append(places, NEVER)[at], limits), np.append(ends, 0)[at]
 
 
-def _following(places: Int64Array, starts: Int64Array, limits: Int64Array) -> Int64Array:
-    """The first of `places` (ascending) at or behind each start and before its limit; NEVER where there is none."""
-    found = np.append(places, NEVER)[np.searchsorted(places, starts, "left")]
-    return np.where(found < limits, found, NEVER)
+def _within(places: Int64Array, limits: Int64Array) -> Int64Array:
+    """Places before their limits; NEVER for the others."""
+    return np.where(places < limits, places, NEVER)

@@ -102,13 +102,15 @@ def _matching(raw: Bytes, places: Int64Array, text: bytes) -> Int64Array:
 def search(hay: Haystack, markers: Markers, inside: "Intervals | None" = None) -> tuple[Int64Array, Int64Array, int]:
     """Turns by their markers: starts and ends in `hay.raw`, ascending by start; and how many hits were set aside.
 
-    Hits that lie wholly `inside` a message's own text are set aside.
+    Hits in a message's own text (`inside`) are set aside: a header only where it lies there wholly, since a message may
+    write the end of the generation prompt itself; the other markers, which the template always writes, at any touch.
     """
     wanted = [*markers.headers, *markers.closings, *markers.openings]
     hits = find(hay, wanted)
     aside = 0
     if inside is not None:
-        within = [inside.contain(h, h + len(m.text)) for h, m in zip(hits, wanted, strict=True)]
+        tests = [inside.contain] * len(markers.headers) + [inside.touch] * (len(wanted) - len(markers.headers))
+        within = [test(h, h + len(m.text)) for test, h, m in zip(tests, hits, wanted, strict=True)]
         aside = sum(int(w.sum()) for w in within)
         hits = [h[~w] for h, w in zip(hits, within, strict=True)]
     n, c = len(markers.headers), len(markers.closings)
@@ -177,6 +179,16 @@ class Intervals:
         at = np.maximum(np.searchsorted(self.starts, starts, "right") - 1, 0)
         within: BoolArray = (self.starts[at] <= starts) & (ends <= self.ends[at])
         return within
+
+
+    def touch(self, starts: Int64Array, ends: Int64Array) -> BoolArray:
+        """Which of the stretches from `starts` to `ends` share a byte with one of these."""
+        if not len(self.starts):
+            return np.zeros(len(starts), bool)
+        at = np.searchsorted(self.ends, starts, "right")
+        nearest = self.starts[np.minimum(at, len(self.starts) - 1)]
+        touching: BoolArray = (at < len(self.starts)) & (nearest < ends)
+        return touching
 
 
 def differing(

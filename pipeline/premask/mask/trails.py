@@ -15,7 +15,7 @@ Cost: one pass over the ids for all markers together; compiling looks at the voc
 import bisect
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -158,63 +158,69 @@ def _step(tokens: list[tuple[int, int, bytes, int]], state: int) -> Step:
     )
 
 
-def find(ids: Int32Array, offsets: Int64Array, trails: Sequence[Trail], beginning: BoolArray) -> list[Hits]:
+def find(ids: Int32Array, offsets: Int64Array, trails: Sequence[Trail], beginning: Int32Array, size: int) -> list[Hits]:
     """Where each marker stands in the rows of `ids` `[T]` that begin at `offsets` `[N + 1]`.
 
-    `beginning` `[V]` says in which ids any of the markers may begin.
+    `beginning` are the ids in which any of the markers may begin, `size` is that of the vocabulary.
     """
-    tokens = np.flatnonzero(_among(ids, beginning))
-    row_ends = offsets[np.searchsorted(offsets, tokens, "right")]
-    return [_follow(ids, tokens, row_ends, trail) for trail in trails]
+    tokens = places_of(ids, beginning, size)
+    fresh = np.zeros(len(ids) + 1, bool)
+    fresh[offsets] = True  # no marker goes on there
+    first = ids[tokens]
+    return [_follow(ids, fresh, tokens, first, trail) for trail in trails]
 
 
-_FEW = 4
+_FEW = 6
 
 
-def _among(ids: Int32Array, table: BoolArray) -> BoolArray:
-    """`[T]` which ids are in a table: by comparing where the table holds few, since that is faster than looking up."""
-    wanted = np.flatnonzero(table)
-    if len(wanted) > _FEW:
-        looked_up: BoolArray = table[ids]
-        return looked_up
-    found = np.zeros(len(ids), bool)
-    for i in wanted:
-        found |= ids == i
-    return found
+def places_of(ids: Int32Array, wanted: Int64Array | Int32Array, size: int) -> Int64Array:
+    """Where any of the `wanted` ids stands in `ids` `[T]`, ascending; ids are below `size`.
+
+    By comparing where few are wanted, since that is ten times faster than looking up.
+    """
+    found = np.zeros(-(-len(ids) // 8) * 8, bool)
+    here = found[: len(ids)]
+    if len(wanted) <= _FEW:
+        for i in wanted:
+            here |= ids == i
+    else:
+        table = np.zeros(size, bool)
+        table[wanted] = True
+        table.take(ids, out=here, mode="clip")
+    eights = np.flatnonzero(found.view(np.uint64))  # mostly nothing: eight at a time
+    which, byte = np.nonzero(found.reshape(-1, 8)[eights])
+    return eights[which] * 8 + byte
 
 
-def beginning(trails: Sequence[Trail], size: int) -> BoolArray:
-    """`[size]` the ids in which any of the markers may begin."""
-    table = np.zeros(size, bool)
-    for trail in trails:
-        for step in trail.starts:
-            table[step.ids] = True
-    return table
+def beginning(trails: Sequence[Trail]) -> Int32Array:
+    """The ids in which any of the markers may begin, ascending."""
+    return np.unique(np.concatenate([np.zeros(0, np.int32), *(step.ids for trail in trails for step in trail.starts)]))
 
 
-def _follow(ids: Int32Array, tokens: Int64Array, row_ends: Int64Array, trail: Trail) -> Hits:
-    """The hits of one marker among `tokens`, the places in whose ids a marker may begin."""
+def _follow(ids: Int32Array, fresh: BoolArray, tokens: Int64Array, first: Int32Array, trail: Trail) -> Hits:
+    """The hits of one marker among `tokens`, the places of the ids `first`, in which it may begin."""
     waiting: dict[int, list[_Path]] = {}
     done = []
 
     def advance(step: Step, path: _Path) -> None:
         if step.state < trail.length:
-            waiting.setdefault(step.state, []).append(replace(path, at=path.at + 1))
+            waiting.setdefault(step.state, []).append(_Path(path.starts, path.before, path.at + 1))
             return
-        inside = step.inside[np.searchsorted(step.ids, ids[path.at])].astype(np.int64)
-        done.append(
-            (path.starts, np.where(inside > 0, (path.at << SHIFT) | inside, (path.at + 1) << SHIFT), path.before)
-        )
+        ends = (path.at + 1) << SHIFT
+        if step.inside.any():
+            ends += step.inside[np.searchsorted(step.ids, ids[path.at])] - (1 << SHIFT)
+        done.append((path.starts, ends, path.before))
 
     for step in trail.starts:
-        which, place = _members(step, ids[tokens])
+        which, place = _members(step, first)
         at = tokens[which]
-        advance(step, _Path((at << SHIFT) | step.skipped[place], step.before[place], at, row_ends[which]))
+        advance(step, _Path((at << SHIFT) | step.skipped[place], step.before[place], at))
     for state in range(1, trail.length):
         for path in waiting.pop(state, ()):
-            within = path.take(np.flatnonzero(path.at < path.limits))
+            within = path.take(np.flatnonzero(~fresh[path.at]))
+            following = ids[within.at]
             for step in trail.steps[state]:
-                which, _ = _members(step, ids[within.at])
+                which, _ = _members(step, following)
                 if len(which):
                     advance(step, within.take(which))
     return _ordered(done)
@@ -228,11 +234,11 @@ class _Path:
     before: Int32Array
     at: Int64Array
     """The token that comes next (or, while a step is taken, the last)."""
-    limits: Int64Array
-    """Where the row ends."""
 
     def take(self, which: Int64Array) -> "_Path":
-        return _Path(self.starts[which], self.before[which], self.at[which], self.limits[which])
+        if len(which) == len(self.at):
+            return self
+        return _Path(self.starts[which], self.before[which], self.at[which])
 
 
 def _members(step: Step, tokens: Int32Array) -> tuple[Int64Array, Int64Array]:
@@ -248,6 +254,8 @@ def _members(step: Step, tokens: Int32Array) -> tuple[Int64Array, Int64Array]:
 def _ordered(found: list[tuple[Int64Array, Int64Array, Int32Array]]) -> Hits:
     if not found:
         return Hits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32))
+    if len(found) == 1:
+        return Hits(*found[0])
     starts, ends, before = (np.concatenate(column) for column in zip(*found, strict=True))
     order = np.argsort(starts, kind="stable")
     return Hits(starts[order], ends[order], before[order])

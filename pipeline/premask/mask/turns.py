@@ -214,7 +214,8 @@ class _Analysis:
         A header that the template writes although it would not prompt for one there is a header all the same: the
         prompts behind other messages are tried where this one shares nothing with the piece.
         """
-        previous = max((o for o in self.owners[:first] if o is not None), default=-1)
+        owner = self.owners[first]
+        previous = next((o for o in reversed(self.owners[:first]) if o is not None and o != owner), -1)
         context = "" if previous < 0 else self.roles[previous]
         if context not in self.prompts:
             self.prompts[context] = self._rendered_prompt(previous + 1, first)

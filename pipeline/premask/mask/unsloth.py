@@ -19,7 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from premask.dtypes import BoolArray, Int32Array, Int64Array
-from premask.mask.responses import NEVER, TokenTurns
+from premask.mask.borders import NEVER
+from premask.mask.responses import TokenTurns
+from premask.mask.trails import places_of
 
 Tokenize = Callable[[str], list[int]]
 """Text to ids, with no special tokens added."""
@@ -94,13 +96,13 @@ def _stable(part: str, own: list[int], tokenize: Tokenize) -> tuple[int, int]:
     """The range of a marker's ids that no neighbour changes."""
     start, end = 0, len(own)
     for neighbour in EDGE_PROBES if own else ():
-        end = min(end, _shared(own, tokenize(part + neighbour)))
-        start = max(start, len(own) - _shared(own[::-1], tokenize(neighbour + part)[::-1]))
+        end = min(end, longest_shared(own, tokenize(part + neighbour)))
+        start = max(start, len(own) - longest_shared(own[::-1], tokenize(neighbour + part)[::-1]))
     return start, end
 
 
-def _shared(a: list[int], b: list[int]) -> int:
-    """How many numbers two lists begin with in common."""
+def longest_shared(a: Sequence[object], b: Sequence[object]) -> int:
+    """How many items two sequences begin with in common."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -117,22 +119,27 @@ class UnslothMarkers:
 
     def turns(self, ids: Int32Array, offsets: Int64Array) -> TokenTurns:
         """The turns in rows `ids` `[T]` that begin at `offsets` `[N + 1]`, in the order of Unsloth's walk."""
-        heads = _hits(ids, offsets, self.response.ids)
+        sequences = [self.response.ids, self.instruction.ids, self.opener, _single(self.bos), _single(self.eos)]
+        heads, *others = find_sequences(ids, offsets, sequences)
         limits = offsets[np.searchsorted(offsets, heads, "right")]
         starts = _extended(ids, heads + len(self.response.ids), self.response.right, limits)
-        ends, onward = self._ends(ids, offsets, heads, starts, limits)
+        ends, onward = self._ends(ids, offsets, (heads, *others), starts, limits)
         visited = _visited(np.searchsorted(heads, onward, "left"), _first_of_rows(heads, offsets))
         kept = visited & (starts < limits)
         none = np.zeros(0, np.int64)
         return TokenTurns(starts[kept], np.maximum(starts, ends)[kept], none)
 
     def _ends(
-        self, ids: Int32Array, offsets: Int64Array, heads: Int64Array, starts: Int64Array, limits: Int64Array
+        self,
+        ids: Int32Array,
+        offsets: Int64Array,
+        found: Sequence[Int64Array],
+        starts: Int64Array,
+        limits: Int64Array,
     ) -> tuple[Int64Array, Int64Array]:
         """Where each turn ends, and where the walk goes on."""
-        bos, eos = _hits(ids, offsets, _single(self.bos)), _hits(ids, offsets, _single(self.eos))
-        borders = np.unique(np.concatenate([heads, bos, _hits(ids, offsets, self.opener)]))
-        instructions = _hits(ids, offsets, self.instruction.ids)
+        heads, instructions, openers, bos, eos = found
+        borders = np.sort(np.concatenate([heads, openers, bos]), kind="stable")
         stop, border, user = (_next(places, starts, limits) for places in (eos, borders, instructions))
         last = limits - 1
         at_eos = (stop <= border) & (stop <= np.minimum(user, last))
@@ -162,7 +169,7 @@ def unsloth_markers(
         response = Core(response.ids + response.right, response.left, [])
     if instruction.ids == response.ids[: len(instruction.ids)] and instruction.right:
         instruction = Core(instruction.ids + instruction.right, instruction.left, [])
-    opener = response.ids[: _shared(instruction.ids, response.ids)]
+    opener = response.ids[: longest_shared(instruction.ids, response.ids)]
     if not special.issuperset(opener) or not named.intersection(opener):
         opener = []
     return UnslothMarkers(response=response, instruction=instruction, opener=opener, bos=bos, eos=eos)
@@ -172,15 +179,22 @@ def _single(token: int | None) -> list[int]:
     return [] if token is None else [token]
 
 
-def _hits(ids: Int32Array, offsets: Int64Array, sequence: Sequence[int]) -> Int64Array:
-    """Where a sequence stands within a row, ascending."""
-    if not sequence:
-        return np.zeros(0, np.int64)
-    places = np.flatnonzero(ids == sequence[0])
-    for n, token in enumerate(sequence[1:], 1):
-        places = places[places < len(ids) - n]
-        places = places[ids[places + n] == token]
-    return places[places + len(sequence) <= offsets[np.searchsorted(offsets, places, "right")]]
+def find_sequences(ids: Int32Array, offsets: Int64Array, sequences: Sequence[Sequence[int]]) -> list[Int64Array]:
+    """Where each sequence of ids stands within a row of `ids` `[T]`, ascending; an empty one nowhere."""
+    first = np.array(sorted({sequence[0] for sequence in sequences if sequence}), np.int32)
+    size = int(ids.max(initial=0)) + 1 if len(first) > 6 else 0
+    places = places_of(ids, first[first < size] if size else first, size)
+    heads = ids[places]
+    fresh = np.zeros(len(ids) + 1, bool)
+    fresh[offsets] = True
+    found = []
+    for sequence in sequences:
+        at = places[heads == sequence[0]] if sequence else places[:0]
+        for n, token in enumerate(sequence[1:], 1):
+            at = at[~fresh[at + n]]
+            at = at[ids[at + n] == token]
+        found.append(at)
+    return found
 
 
 def _next(places: Int64Array, starts: Int64Array, limits: Int64Array) -> Int64Array:

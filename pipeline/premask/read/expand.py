@@ -80,37 +80,36 @@ def _matched(pattern: str, found: list[Found]) -> list[Found]:
 
 
 def _in_folder(name: str, folder: Place) -> list[Found]:
-    names = files_below(folder)
-    if _is_ours(set(names), ""):
+    everything = files_below(folder)
+    if _is_ours(set(everything), ""):
         found = "a dataset that premask prepared (or an unfinished run)"
         raise UsageError(f"{name}: expected sources, found {found}; name the files it was made from")
-    name = name.rstrip("/")
-    saved = {n[: -len(_SAVED)]: n for n in names if n.rpartition("/")[2] == _SAVED}
-    _require_one_split(name, names, set(saved))
-    listed = {
-        parent: _saved_files(f"{name}/{parent}".rstrip("/"), join(folder, state)) for parent, state in saved.items()
-    }
-    chosen = [n for n in data_files(names) if (parent := _parent(n)) not in saved or n[len(parent) :] in listed[parent]]
+    name, names = name.rstrip("/"), visible(everything)
+    saved = [_parent(n) for n in names if n.rpartition("/")[2] == _SAVED]
+    _require_one_split(name, names, saved)
+    listed = {parent: _saved_files(f"{name}/{parent}".rstrip("/"), join(folder, parent + _SAVED)) for parent in saved}
+    if gone := sorted({parent + file for parent, files in listed.items() for file in files}.difference(names)):
+        remedy = "put it back, or save the dataset again"
+        raise DataError(f"{name}: expected the files that a state.json lists, found no {gone[0]}; {remedy}")
+    chosen = [n for n in names if _is_data(n)]
+    chosen = [n for n in chosen if (parent := _parent(n)) not in listed or n[len(parent) :] in listed[parent]]
     if not chosen:
         remedy = "name the files, or a pattern such as FOLDER/*.txt"
         raise UsageError(f"{name}: expected files named *{', *'.join(DATA_SUFFIXES)} in it, found none; {remedy}")
     return [Found(f"{name}/{n}", join(folder, n)) for n in chosen]
 
 
-def data_files(names: Iterable[str]) -> list[str]:
-    """Choose the files to read among all below a folder, by their relative names; sorted."""
+def visible(names: Iterable[str]) -> list[str]:
+    """Leave out what is hidden and what premask wrote, of all files below a folder; sorted."""
     known = set(names)
     marks = [n[: -len(_PLAN)] for n in known if n.rpartition("/")[2] == _PLAN]
     marks += [n[: n.index(f"{_WORK}/")] for n in known if f"/{_WORK}/" in n]
-    ours = tuple(folder for folder in marks if _is_ours(known, folder))
-    return sorted(
-        n
-        for n in known
-        if n.lower().endswith(DATA_SUFFIXES)
-        and n.rpartition("/")[2] not in _DESCRIPTIONS
-        and not any(part.startswith(".") for part in n.split("/"))
-        and not n.startswith(ours)
-    )
+    ours = tuple(folder for folder in set(marks) if _is_ours(known, folder))
+    return sorted(n for n in known if not n.startswith(ours) and not any(part[:1] == "." for part in n.split("/")))
+
+
+def _is_data(name: str) -> bool:
+    return name.lower().endswith(DATA_SUFFIXES) and name.rpartition("/")[2] not in _DESCRIPTIONS
 
 
 def _parent(name: str) -> str:
@@ -140,12 +139,10 @@ def _saved_files(name: str, state: Place) -> set[str]:
     return files
 
 
-def _require_one_split(name: str, names: list[str], saved: set[str]) -> None:
+def _require_one_split(name: str, names: list[str], saved: list[str]) -> None:
     """UsageError where a folder, or one below it, is a `DatasetDict` of several splits."""
     for parent in (_parent(n) for n in names if n.rpartition("/")[2] == _SPLITS):
-        splits = [
-            s[len(parent) : -1] for s in sorted(saved) if s.startswith(parent) and s.count("/") == parent.count("/") + 1
-        ]
+        splits = [s[len(parent) : -1] for s in saved if s.startswith(parent) and s.count("/") == parent.count("/") + 1]
         if len(splits) > 1:
             here = f"{name}/{parent}".rstrip("/")
             remedy = f"name the one to train on, such as {here}/{splits[0]}"

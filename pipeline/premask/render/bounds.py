@@ -44,6 +44,9 @@ _CHARACTERS = 32
 _ITEMS = 8
 """Made for one step."""
 
+_NODE = 128
+"""Characters that a value costs when it is written, whatever it holds."""
+
 _OFTEN = 2**16
 """Characters after which a long reckoning is paid in part."""
 
@@ -171,7 +174,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """Pay for all that `value` holds, shared parts every time; how many values that are."""
         count = characters = 0
         for node in _nodes(value):
-            count, characters = count + 1, characters + _CHARACTERS + _size(node)
+            count, characters = count + 1, characters + _NODE + _size(node)
             if characters > _OFTEN:
                 self.spend(characters // _CHARACTERS)
                 characters = 0
@@ -198,7 +201,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             self.afford(len(left) + len(right))
         return self.bounded(super().call_binop(context, operator, left, right))
 
-    def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """A call."""
         if self.depth >= DEPTH:
             self._refuse(f"calls itself more than {DEPTH} times over")

@@ -92,7 +92,7 @@ def _by_plain_names(name: str, function: Function) -> Function:
     """What is looked up, or called, must have a name of the template's: a name may be cut at its dots."""
 
     @_like(function)
-    def checked(context: Any, value: Any, *args: Any, **named: Any) -> Any:
+    def checked(context: Any, value: Any, /, *args: Any, **named: Any) -> Any:
         if any(isinstance(a, Traced) for a in (*args[:1], named.get("attribute"))):
             raise Untraceable(f"the filter {name} with a text as its argument")
         return function(context, value, *args, **named)

@@ -193,7 +193,7 @@ class TracingEnvironment(BoundedEnvironment):
         """`operator arg`."""
         return super().call_unop(context, operator, _fixed(arg))
 
-    def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """A call in a template."""
         receiver = getattr(obj, "__self__", None)
         if isinstance(receiver, dict) and obj.__name__ == "get" and args and isinstance(args[0], TStr):

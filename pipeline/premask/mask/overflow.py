@@ -1,0 +1,168 @@
+"""Overflow: what becomes of conversations that are longer than a pack, and of what lies behind the last trained token.
+
+    drop       the source row is rejected
+    truncate   cut behind the last trained turn that fits whole, its terminator included; rejected where none does
+    split      several pieces, cut between exchanges and masked as conversations of their own; an exchange that is too
+               long for itself is truncated, and dropped where not even its first trained turn fits
+
+What is longer is told after the tail is trimmed. Nothing is cut within a turn, and no example is left with nothing to
+train. The account holds for every batch, in tokens and in turns (assistant messages), rows that masking rejects aside:
+
+    tokens_in + tokens_repeated = tokens of the examples + tokens_trimmed + tokens_dropped
+    turns_in                    = turns of the examples + turns_dropped
+
+`tokens_repeated` are those of heads that the pieces of a row share. Where each turn has an example of its own
+(turns=separate), examples that are too long are dropped alone; with `drop` their row is rejected with them.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from premask.dtypes import BoolArray, Examples, Int64Array, take
+from premask.mask.cut import joined, last_trained, shortened, truncated
+from premask.mask.limits import Limits, Mask, MaskedTurns
+from premask.mask.pieces import exchanges, turns_of, within_reach
+from premask.mask.split import Splitter
+from premask.read import Conversation
+from premask.render.program import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A masked batch in which no example is too long."""
+
+    examples: Examples
+    """`rows` counts within the batch."""
+    failures: dict[int, Failure]
+    """Why any other row is not among them."""
+    counts: Counter[str]
+    """What masking counted, and the account."""
+
+
+def fit(mask: Mask, conversations: Sequence[Conversation], sizes: Sequence[int], limits: Limits) -> Fitted:
+    """Mask a batch of conversations, of `sizes` `[N]` bytes as they were read, so that every example fits."""
+    return _Batch(mask, conversations, limits).fit(sizes)
+
+
+class _Batch:
+    def __init__(self, mask: Mask, conversations: Sequence[Conversation], limits: Limits) -> None:
+        self.mask = mask
+        self.conversations = conversations
+        self.limits = limits
+        self.failures: dict[int, Failure] = {}
+        self.tokens = np.zeros(len(conversations), np.int64)
+        """`[N]` of every row, as it was encoded."""
+        self.trimmed = np.zeros(len(conversations), np.int64)
+        """`[N]` tokens of every row behind the last trained one."""
+        self.turns = np.zeros(len(conversations), np.int64)
+        """`[N]` assistant messages of every row."""
+
+    def fit(self, sizes: Sequence[int]) -> Fitted:
+        far, reached = self._reached(sizes)
+        near = [row for row in range(len(self.conversations)) if row not in far and row not in self.failures]
+        masked = self.mask([reached.get(row, self.conversations[row]) for row in near])
+        self.failures |= {near[place]: failure for place, failure in masked.failures.items()}
+        examples = replace(masked.examples, rows=np.array(near, np.int64)[masked.examples.rows])
+        np.add.at(self.tokens, examples.rows, examples.lengths)
+        np.add.at(self.turns, examples.rows, examples.turns)
+        for row in reached:
+            self.turns[row] += turns_of(self.conversations[row].messages[len(reached[row].messages) :])
+        trimmed = shortened(examples, last_trained(examples)) if self.limits.trim_tail else examples
+        np.add.at(self.trimmed, examples.rows, examples.lengths - trimmed.lengths)
+        long = trimmed.lengths > self.limits.max_length
+        fitting = self._short(trimmed, long, masked, far)
+        rows, lengths = np.append(examples.rows, far).astype(np.int64), np.append(trimmed.lengths, np.zeros(len(far)))
+        self._refuse(rows, lengths.astype(np.int64), fitting)
+        counts = Counter(masked.counts)
+        counts.update(self._account(fitting))
+        return Fitted(fitting, self.failures, counts)
+
+    def _reached(self, sizes: Sequence[int]) -> tuple[list[int], dict[int, Conversation]]:
+        """The rows that are too far from fitting to be encoded as a whole; and what is left of others that are."""
+        far: list[int] = []
+        reached: dict[int, Conversation] = {}
+        for row, (conversation, size) in enumerate(zip(self.conversations, sizes, strict=True)):
+            if self.limits.reach is None or size <= self.limits.reach:
+                continue
+            beginning = within_reach(conversation, self.limits.reach)
+            if len(beginning.messages) == len(conversation.messages):
+                continue
+            if self.limits.overflow == "split" and self.limits.turns == "together":
+                far.append(row)
+            elif self.limits.overflow == "drop":
+                if self._trains(conversation, len(beginning.messages)):
+                    self.failures[row] = self._too_long(0)
+            elif turns_of(beginning.messages):
+                reached[row] = beginning
+            else:
+                self.failures[row] = self._too_long(0)
+        return far, reached
+
+    def _trains(self, conversation: Conversation, first: int) -> bool:
+        """Whether a message from the `first` on is trained."""
+        stated = exchanges(0, conversation, self.limits.train_on).conversation.weights or []
+        roles = [message["role"] for message in conversation.messages]
+        return any(stated[n] for n in range(first, len(roles)) if roles[n] == "assistant")
+
+    def _short(self, examples: Examples, long: BoolArray, masked: MaskedTurns, far: list[int]) -> Examples:
+        """The examples that fit, and what the policy makes of those that are too `long` `[n]`."""
+        if self.limits.overflow == "drop":
+            return take(examples, ~np.isin(examples.rows, examples.rows[long]))
+        fitting = take(examples, ~long)
+        if self.limits.turns == "separate" or not (long.any() or far):
+            return fitting
+        if self.limits.overflow == "truncate":
+            spans = np.repeat(long, np.diff(masked.examples.span_offsets))
+            whose = [self.conversations[row] for row in examples.rows[long]]
+            cut = truncated(take(examples, long), masked.messages[spans], whose, self.limits.max_length)
+            return joined([fitting, cut])
+        return joined([fitting, *self._split(sorted([*examples.rows[long].tolist(), *far]))])
+
+    def _split(self, rows: list[int]) -> list[Examples]:
+        """The pieces of rows that are too long."""
+        parts = [exchanges(row, self.conversations[row], self.limits.train_on) for row in rows]
+        splitter = Splitter(self.mask, parts, self.tokens[rows].tolist(), self.limits)
+        splitter.run()
+        self.failures |= splitter.failures
+        self.trimmed[rows] = splitter.trimmed
+        for n, row in enumerate(rows):
+            if not self.tokens[row]:
+                self.tokens[row] = splitter.rendered[n]
+                self.turns[row] = turns_of(self.conversations[row].messages)
+        return [self._as_one(take(each, ~np.isin(each.rows, list(self.failures)))) for each in splitter.examples]
+
+    def _as_one(self, examples: Examples) -> Examples:
+        """Pieces with the hash of their whole conversation."""
+        digests = b"".join(self.conversations[row].digest() for row in examples.rows)
+        return replace(examples, digests=np.frombuffer(digests, np.uint8).reshape(-1, 16))
+
+    def _refuse(self, rows: Int64Array, lengths: Int64Array, fitting: Examples) -> None:
+        """Reject the rows of which nothing is left; `lengths` `[n]` are those of the examples of `rows` `[n]`."""
+        longest = dict.fromkeys(rows.tolist(), 0)
+        for row, length in zip(rows.tolist(), lengths.tolist(), strict=True):
+            longest[row] = max(longest[row], length)
+        for row in set(longest) - set(fitting.rows.tolist()) - set(self.failures):
+            self.failures[row] = self._too_long(longest[row])
+
+    def _too_long(self, length: int) -> Failure:
+        limit = self.limits.max_length
+        expected = "" if self.limits.overflow == "drop" else ", or a trained turn that ends within them"
+        found = f"{length}" if length > limit else f"more than {limit}"
+        return Failure("too_long", f"expected at most {limit} tokens{expected}, found {found}; raise --max-length")
+
+    def _account(self, fitting: Examples) -> dict[str, int]:
+        kept, turns = np.zeros_like(self.tokens), np.zeros_like(self.turns)
+        np.add.at(kept, fitting.rows, fitting.lengths)
+        np.add.at(turns, fitting.rows, fitting.turns)
+        rest = self.tokens - self.trimmed - kept
+        return {
+            "tokens_in": int(self.tokens.sum()),
+            "tokens_repeated": int(-rest[rest < 0].sum()),
+            "tokens_trimmed": int(self.trimmed.sum()),
+            "tokens_dropped": int(rest[rest > 0].sum()),
+            "turns_in": int(self.turns.sum()),
+            "turns_dropped": int((self.turns - turns).sum()),
+        }

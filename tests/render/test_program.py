@@ -1,0 +1,158 @@
+import datetime
+
+import pytest
+
+from premask.read import Conversation
+from premask.render import program as module
+from premask.render.program import NotRendered, Program, Unproven
+
+DATE = datetime.date(2024, 2, 29)
+LINES = "{% for m in messages %}{% if m.content.startswith('a') %}A:{% endif %}{{ m.content|trim }}\n{% endfor %}"
+
+
+def pieces(rendering):
+    return [p.text for p in rendering.pieces], len(rendering.pieces)
+
+
+def make(source, analyse=pieces, **variables):
+    return Program(source, variables, DATE, analyse)
+
+
+def test_conversations_of_one_path_are_one_group(chat):
+    rendered = make(LINES).render([chat("a ", "b"), chat("x", "y"), chat("ab", "é"), chat("x")])
+    assert rendered.texts == ["A:a\nb\n", "x\ny\n", "A:ab\né\n", "x\n"]
+    assert [group.rows.tolist() for group in rendered.groups] == [[0, 2], [1], [3]]
+    assert rendered.groups[0].lengths.tolist() == [[2, 1, 1, 1, 1], [2, 2, 1, 2, 1]]
+    assert rendered.failures == {}
+
+
+def test_nothing_to_render(chat):
+    program = make("")
+    assert program.render([]).texts == []
+    rendered = program.render([chat("a", "b"), chat("a", "c")])
+    assert rendered.texts == ["", ""] and rendered.groups[0].lengths.shape == (2, 0)
+
+
+def test_a_failing_row_leaves_its_neighbours_alone(chat):
+    program = make("{{ raise_exception('no a') if 'a' in messages[0].content }}x")
+    for _ in range(2):
+        rendered = program.render([chat("b"), chat("a"), chat("c")])
+        assert rendered.texts == ["x", "", "x"]
+        assert (rendered.failures[1].reason, rendered.failures[1].detail) == ("template_error", "no a")
+    failure = make("{{ messages[0].content + 1 }}").render([chat("b")]).failures[0]
+    assert failure.reason == "template_error" and failure.detail.startswith("TypeError: ")
+
+
+def test_half_a_character_is_an_error_of_the_template(chat):
+    rendered = make("{{ '\\ud800' }}").render([chat("b")])
+    assert rendered.failures[0].reason == "template_error"
+
+
+@pytest.mark.parametrize(("error", "reason"), [(Unproven, "mask_unproven"), (NotRendered, "not_rendered")])
+def test_an_unproven_analysis_rejects_the_row(chat, error, reason):
+    def analyse(rendering):
+        if rendering.pieces[0].text == "A:":
+            raise error("not that one")
+        return pieces(rendering)
+
+    program = make(LINES, analyse)
+    for _ in range(2):
+        rendered = program.render([chat("a"), chat("b")])
+        assert (rendered.failures[0].reason, rendered.failures[0].detail) == (reason, "not that one")
+        assert rendered.texts == ["", "b\n"]
+    assert program.leaves == 1
+
+
+def test_what_an_analysis_asks_is_part_of_the_path(chat):
+    asked = []
+
+    def analyse(rendering):
+        text = rendering.pieces[0].text
+        asked.append(text.starts_with("<think>"))
+        head, tag, tail = text.partition("</think>")
+        return [head, tag, tail], rendering.ask(1)
+
+    program = make("{{ messages[0].content }}", analyse)
+    rows = [chat("<think>a</think>b", "x"), chat("<think>c</think>dd", "y"), chat("c", "y"), chat("c", "")]
+    rendered = program.render(rows)
+    assert rendered.texts == [row.messages[0]["content"] for row in rows]
+    assert asked == [True, False, False]
+    assert [group.analysis for group in rendered.groups] == [True, True, False]
+    assert rendered.groups[0].lengths.tolist() == [[8, 8, 1], [8, 8, 2]]
+
+
+def test_memory_is_bounded_and_the_text_is_not(chat, monkeypatch, oracle):
+    monkeypatch.setattr(module, "MAX_LEAVES", 3)
+    beside = oracle("{{ messages[0].content|length }}{{ messages[0].content }}")
+    assert beside.check([chat("a" * n) for n in range(8)]) == {}
+    assert beside.program.leaves == 3
+
+
+def test_a_wrong_replay_stops_the_run(chat, monkeypatch):
+    monkeypatch.setattr(module, "AUDIT_EVERY", 4)
+    program = make("{{ messages[0].content }}")
+    program.render([chat("a")])
+    (node,) = program.trees.values()
+    node.leaf = module.Leaf(lambda fields: ("wrong",), 0)
+    program.render([chat("b"), chat("c")])
+    with pytest.raises(AssertionError, match="bug in premask"):
+        program.render([chat("d")])
+
+
+def test_an_audit_notices_that_the_template_refuses(chat, monkeypatch):
+    monkeypatch.setattr(module, "AUDIT_EVERY", 2)
+    program = make("{{ raise_exception('no') if 'x' in messages[0].content }}{{ messages[0].content }}")
+    program.render([chat("a")])
+    (node,) = program.trees.values()
+    program.trees = {key: next(iter(node.branches.values())) for key in program.trees}  # the question is lost
+    with pytest.raises(AssertionError, match="bug in premask"):
+        program.render([chat("x")])
+
+
+def test_want_of_memory_is_no_fault_of_the_row(chat, monkeypatch):
+    program = make("x")
+    monkeypatch.setattr(program, "render_plain", lambda conversation: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        program.render([chat("a")])
+
+
+def test_the_generation_prompt_is_asked_for_whatever_the_row_says(chat):
+    prompts = []
+
+    def analyse(rendering):
+        prompts.append("".join(getattr(p.text, "value", p.text) for p in rendering.prompt(1)))
+        return pieces(rendering)
+
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{{ mood }}{% endif %}"
+    arguments = {"add_generation_prompt": False, "mood": "!"}
+    rendered = make(source, analyse).render([chat("a", "b", template_args=arguments), chat("a", "b")])
+    assert prompts == ["a>!", "a>"] and rendered.texts == ["ab", "ab"]
+
+
+def test_a_template_cannot_change_the_row(chat):
+    row = chat("a", "b", template_args={"extra": ["c"]})
+    make("{{ messages|indent }}").render([row])
+    make("{{ extra|indent }}").render([row])
+    assert row == chat("a", "b", template_args={"extra": ["c"]})
+
+
+def test_order_does_not_matter(chat):
+    rows = [chat(a, b) for a in ("a", "b", " ", "") for b in ("a1", "", "ab")]
+    forwards, backwards = make(LINES), make(LINES)
+    assert forwards.render(rows).texts == backwards.render(rows[::-1]).texts[::-1]
+    assert forwards.leaves == backwards.leaves
+
+
+def test_nested_values_of_other_structure_take_other_paths(oracle):
+    source = "{% for t in tools %}{% for k, v in t.function.items() %}{{ k }}={{ v|tojson }};{% endfor %}{% endfor %}"
+    tools = [
+        {"name": "f"},
+        {"name": "g"},
+        {"name": "f", "n": 1},
+        {"name": "f", "n": True},
+        {"name": "f", "n": [1.0, "x"]},
+    ]
+    beside = oracle(source)
+    rows = [Conversation([{"role": "user", "content": "a"}], [{"function": function}]) for function in tools]
+    assert beside.check(rows) == {}
+    assert beside.program.leaves == 4

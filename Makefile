@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pin is read from constraints.txt: a looser request for torch pulls gigabytes of CUDA packages.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: prepare test check lint format picture bench clean
+.PHONY: prepare test check lint format picture templates bench clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -38,6 +38,9 @@ format: $(STAMP)
 
 picture: $(STAMP)
 	$(BIN)/python data/make_picture.py
+
+templates: $(STAMP)
+	$(BIN)/python tests/mask/table.py
 
 bench: $(STAMP)
 	$(BIN)/python tests/bench/packing.py

@@ -64,7 +64,8 @@ def _report(message: str, code: int) -> int:
         traceback.print_exc()
     elif code == 70:
         message += " PREMASK_DEBUG=1 shows where it happened."
-    click.echo("premask: error: " + message.replace("\n", "\n  "), err=True)
+    with contextlib.suppress(OSError):  # a log on a full disk must not hide the exit code
+        click.echo("premask: error: " + message.replace("\n", "\n  "), err=True)
     return code
 
 

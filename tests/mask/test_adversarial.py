@@ -45,7 +45,7 @@ QUOTES = [
 
 
 KNOWN = {
-    "late system": ("deepseek",),  # text written far from its message's place takes part in finding the prompt
+    "late system": (),
     "thinking": ("deepseek_r1_distill_training", "nemotron_3"),  # an answer that begins as the prompt ends
     "keys": (
         "qwen3_5_think",

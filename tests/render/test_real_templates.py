@@ -77,6 +77,7 @@ def pinned_clock(monkeypatch):
         def now(cls, tz=None):
             return cls(2024, 2, 29)
 
+    reference._compile_jinja_template.cache_clear()  # other tests pin the clock of the templates they compile
     monkeypatch.setattr(reference, "datetime", Clock)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
 from premask.dtypes import BoolArray, Int32Array, Int64Array
+from premask.errors import UsageError
 
 BATCH = 500
 """Texts encoded at a time: live encodings are heavy, and larger batches were not faster."""
@@ -79,8 +80,8 @@ class Encoder:
         self.vocabulary_size = max(ids.values(), default=-1) + 1
         if not 0 < self.vocabulary_size <= MAX_VOCABULARY:
             raise UsageError(
-                f"tokenizer.json: expected ids from 0 to {MAX_VOCABULARY - 1:,}, found {self.vocabulary_size - 1:,} as the "
-                "largest. The file is damaged or hostile: fetch it again"
+                f"tokenizer.json: expected ids from 0 to {MAX_VOCABULARY - 1:,}, found {self.vocabulary_size - 1:,} "
+                "as the largest. The file is damaged: fetch it again"
             )
         self._swallowing = {ids[t["content"]]: t["content"] for t in declared if t.get("lstrip") or t.get("rstrip")}
 

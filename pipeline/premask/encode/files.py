@@ -122,12 +122,12 @@ class _Folder:
         path = self.path / name
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end, nor would a device
-                raise UsageError(f"{path}: expected a file, found something else. Make it a file or remove it.")
+                raise UsageError(f"{path}: cannot be read (it is no file). Make it a readable file or remove it.")
             with path.open("rb") as file:
                 raw = file.read(self.left + 1)
             if len(raw) > self.left:
                 raise UsageError(
-                    f"{path}: expected tokenizer files of at most {MAX_BYTES // 2**20} MB, found more. "
+                    f"{path}: expected a tokenizer file of at most {self.left // 2**20} MB, found more. "
                     "This is probably not a tokenizer file; point --tokenizer at the folder that holds the tokenizer."
                 )
             self.left -= len(raw)

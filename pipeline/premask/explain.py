@@ -1,4 +1,4 @@
-"""One source row through every stage: found in its source, read, rendered, masked, with the reason for every stretch."""
+"""One source row through every stage: found in its source, read, rendered, masked, and why for every stretch."""
 
 from collections.abc import Sequence
 from itertools import islice

@@ -254,4 +254,3 @@ def _put(made: Path, place: Path) -> bool:
     made.replace(place)
     sync_folder(place.parent)
     return True
-

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from time import perf_counter
 
 import numpy as np
+
 from premask.dtypes import Int32Array
 from premask.pack.best_fit import best_fit, lower_bound, sequential
 

@@ -2,10 +2,10 @@
 
     python tests/bench/search.py [TOKENS]
 
-The text is the repository's samples repeated (or real conversations, where `../shared/data` is there), rendered as ChatML
-(markers are control tokens, found among the ids) and as Alpaca (markers are plain text, found among the bytes). The loop
-is a restatement of the rule of Unsloth's `train_on_responses_only`: from every response marker to the next instruction
-marker, token by token. Ratios count; the figures of one machine do not.
+The text is the repository's samples repeated (or real conversations, where `../shared/data` is there), rendered as
+ChatML (markers are control tokens, found among the ids) and as Alpaca (markers are plain text, found among the
+bytes). The loop is a restatement of the rule of Unsloth's `train_on_responses_only`: from every response marker to
+the next instruction marker, token by token. Ratios count; the figures of one machine do not.
 """
 
 import datetime
@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+
 from premask.encode.encoder import Encoder
 from premask.mask.controls import classify
 from premask.mask.masker import Masker

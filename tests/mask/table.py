@@ -31,7 +31,8 @@ Written by `make templates`.
 - **○** supported; proven by provenance and byte identity, because markers alone cannot follow what the template writes
 - **–** refused: such rows are rejected with the reason (see the notes)
 
-| template | chat | system | late system | tools | parallel calls | text beside calls | reasoning | out of turn | header | terminator |
+| template | chat | system | late system | tools | parallel calls | text beside calls | reasoning | out of turn | header \
+| terminator |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 

@@ -4,6 +4,7 @@ import datetime
 from pathlib import Path
 
 import pytest
+
 from premask.encode.encoder import Encoder
 from premask.mask.controls import classify
 from premask.mask.grammar import Grammar, features
@@ -72,7 +73,8 @@ def test_plain_has_no_markers_and_is_proven_by_provenance() -> None:
 def test_a_longer_prompt_gives_two_headers_and_the_search_takes_the_longer() -> None:
     template = (
         "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
-        "{% if m.role == 'assistant' and loop.last %}{{ '<think>\n' + (m.reasoning_content or '') + '</think>' }}{% endif %}"
+        "{% if m.role == 'assistant' and loop.last %}"
+        "{{ '<think>\n' + (m.reasoning_content or '') + '</think>' }}{% endif %}"
         "{{ m.content + '<|im_end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n' }}{% endif %}"
     )

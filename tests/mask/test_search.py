@@ -3,6 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from premask.mask.search import Haystack, Intervals, Marker, Markers, differing, find_bytes, haystack, search
 
 TOKENS = {1: "<s>", 2: "<e>", 3: "<u>"}

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.read import Conversation, Rejected, convert, parse
 from premask.read.columns import RowMaker, null_keys
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.read import Rejected, cut_array, parse
 from premask.read import cut as read_cut
 from premask.read.cut import cut_elements

@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import premask.read as reading
 import pytest
+
+import premask.read as reading
 from premask.read import Conversation, Rejected, cut_array, first_rows, open_sources, parse, partitions, read_partition
 
 ROOT = Path(__file__).parents[2]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.errors import DataError, UsageError
 from premask.read import (
     Conversation,

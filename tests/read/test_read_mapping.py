@@ -8,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.errors import UsageError
 from premask.read import PLAIN, Conversation, Rejected, Shape, columns_of, convert, detect
 from premask.read.mapping import COLUMNS, without_nulls

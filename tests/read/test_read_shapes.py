@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from premask.errors import DataError, PremaskError, UsageError
 from premask.read import FORMATS, REASONS, Conversation, Format, Rejected, convert, detect
 from premask.read.messages import ALIASES, ROLES

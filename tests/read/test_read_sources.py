@@ -12,6 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from premask.errors import DataError, UsageError
 from premask.read import (
     Place,

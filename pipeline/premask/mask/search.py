@@ -180,7 +180,6 @@ class Intervals:
         within: BoolArray = (self.starts[at] <= starts) & (ends <= self.ends[at])
         return within
 
-
     def touch(self, starts: Int64Array, ends: Int64Array) -> BoolArray:
         """Which of the stretches from `starts` to `ends` share a byte with one of these."""
         if not len(self.starts):

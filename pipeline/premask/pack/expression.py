@@ -21,12 +21,7 @@ def condition(expression: str, sources: Sequence[str]) -> Callable[[Mapping[str,
     sees as their names; it returns `[R]` which rows pass (a null does not). UsageError where the expression cannot be
     read or is no condition.
     """
-    try:
-        import polars as pl
-    except ImportError:
-        raise UsageError(
-            f"filters.expression: expected polars for {expression!r}, found none; install polars"
-        ) from None
+    import polars as pl
 
     def passing(columns: Mapping[str, NDArray[np.generic]]) -> BoolArray:
         numbers = pl.Series("source", columns["source"], dtype=pl.UInt32)

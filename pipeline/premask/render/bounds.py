@@ -247,9 +247,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         elif name == "format" and isinstance(value, str):
             self._check_percent(value, further)
 
-    def _check_method(
-        self, receiver: Any, name: str, args: tuple[Any, ...], named: dict[str, Any]
-    ) -> tuple[Any, ...]:
+    def _check_method(self, receiver: Any, name: str, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:
         if name in ("format", "format_map"):
             self._check_format(str(receiver), [*args, *named.values()])
             return args

@@ -213,7 +213,6 @@ class _Crew:
             if item:
                 yield item, ending, value
 
-
     def _end_hanging(self) -> Iterator[tuple[WorkItem, Ending, Any]]:
         for worker in [worker for worker in self.busy.values() if worker.deadline <= time.monotonic()]:
             item = worker.item

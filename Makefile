@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pin is read from constraints.txt: a looser request for torch pulls gigabytes of CUDA packages.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: prepare test check lint format picture templates bench clean
+.PHONY: prepare test check lint format picture templates bench torture clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -45,6 +45,9 @@ templates: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python tests/bench/packing.py
 	$(BIN)/python tests/bench/search.py
+
+torture: $(STAMP)
+	$(BIN)/python tests/torture/torture.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -10,7 +10,7 @@ import pytest
 
 from premask.errors import DataError
 from premask.pack.pool import Pool
-from premask.planning import Planned, plan_splits, rejected_of
+from premask.planning import Planned, plan_splits
 from premask.recipe import Recipe
 
 COUNT = 3000
@@ -52,6 +52,11 @@ class Data:
 DATA = Data()
 
 
+def rejected_of(planned: Planned) -> Counter[str]:
+    """How many source rows selection left out, by reason."""
+    return Counter(lost.reason for partition in range(4) for lost in planned.lost(partition))
+
+
 def test_by_default_every_example_is_packed_once() -> None:
     planned = DATA.plan()
     assert DATA.split(planned, "train") == Counter(DATA.names)
@@ -63,7 +68,7 @@ def test_duplicates_go_wherever_they_stand() -> None:
     planned = DATA.plan(duplicates="drop")
     assert DATA.split(planned, "train") == Counter(set(DATA.names))
     assert rejected_of(planned) == {"duplicate": COUNT // 10}
-    assert [row for row, reason in planned.lost(2)] == list(range(0, COUNT // 2, 10))
+    assert [lost.row for lost in planned.lost(2)] == list(range(0, COUNT // 2, 10))
     assert planned.account[1]["duplicate"]["examples"] == COUNT // 10
 
 

@@ -33,10 +33,14 @@ def test_public_names() -> None:
         "PremaskError",
         "Prepared",
         "Recipe",
+        "ResponseOnlyCollator",
         "UsageError",
         "__version__",
+        "get_chat_template",
+        "mask_responses",
         "open",
         "prepare",
+        "train_on_responses_only",
     ]
     assert set(premask.__all__) <= set(dir(premask))
 

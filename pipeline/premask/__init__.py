@@ -9,6 +9,10 @@ from premask.errors import DataError, MachineError, PremaskError, UsageError
 
 if TYPE_CHECKING:
     from premask.feed.collate import PackCollator
+    from premask.feed.collators import ResponseOnlyCollator
+    from premask.feed.drop_in import train_on_responses_only
+    from premask.feed.named_templates import get_chat_template
+    from premask.mask.responses import mask_responses
     from premask.prepare import prepare
     from premask.recipe import Recipe
     from premask.store.reader import Prepared
@@ -23,18 +27,26 @@ __all__ = [
     "PremaskError",
     "Prepared",
     "Recipe",
+    "ResponseOnlyCollator",
     "UsageError",
     "__version__",
+    "get_chat_template",
+    "mask_responses",
     "open",
     "prepare",
+    "train_on_responses_only",
 ]
 
 _HOMES = {
     "PackCollator": ("premask.feed.collate", "PackCollator"),
     "Prepared": ("premask.store.reader", "Prepared"),
     "Recipe": ("premask.recipe", "Recipe"),
+    "ResponseOnlyCollator": ("premask.feed.collators", "ResponseOnlyCollator"),
+    "get_chat_template": ("premask.feed.named_templates", "get_chat_template"),
+    "mask_responses": ("premask.mask.responses", "mask_responses"),
     "open": ("premask.store.reader", "open_prepared"),
     "prepare": ("premask.prepare", "prepare"),
+    "train_on_responses_only": ("premask.feed.drop_in", "train_on_responses_only"),
 }
 """Where the names live that are loaded when they are first used: `import premask` alone costs next to nothing."""
 

@@ -112,20 +112,24 @@ def premask() -> None:
 @click.option("--limit", type=int, metavar="N", help="Only the first N rows of every source.")
 @click.option("--format", metavar="FORMAT", help="auto, messages, sharegpt, alpaca or prompt-completion.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes; by default at most one per core.")
+@click.option("--encoder", default="auto", show_default=True, help="Who gives the ids: tokenizers or fastokens.")
 @click.option("--set", "sets", multiple=True, metavar="OPTION=VALUE", help="Any recipe option; may be repeated.")
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on where an earlier run stopped.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) when any source row is rejected.")
 @click.option("--keep-stage", is_flag=True, help="Keep the stage files of phase 1.")
+@click.option("--profile", is_flag=True, help="Print where the time went, stage by stage.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def prepare(
     out: Path,
     file: Path | None,
     workers: int | None,
+    encoder: str,
     sets: tuple[str, ...],
     fresh: bool,
     strict: bool,
     keep_stage: bool,
+    profile: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -144,8 +148,13 @@ def prepare(
             fresh=fresh,
             strict=strict,
             keep_stage=keep_stage,
+            encoder=encoder,
             progress=progress,
         )
+    if profile:
+        from premask.show.profile import profile_lines
+
+        click.echo("\n".join(profile_lines(out)), err=True)
     if as_json:
         click.echo(json.dumps(summary, sort_keys=True))
     elif not quiet:
@@ -239,7 +248,7 @@ def verify(
         raise click.UsageError("--sample and --all exclude each other: give one of them")
     from premask.errors import DataError
     from premask.show.progress import progress_for
-    from premask.show.verdict import verdict
+    from premask.show.verdict import remedy, verdict
     from premask.verify import verify
 
     rows = None if every else sample or 1000
@@ -250,7 +259,7 @@ def verify(
     elif not quiet:
         click.echo("\n".join(verdict(report.as_json())))
     if not report.ok:
-        raise DataError(f"{folder}: the dataset is damaged; `premask repair {folder}` rebuilds its files")
+        raise DataError(remedy(report.as_json()))
 
 
 @premask.command(short_help="Rebuild the damaged files of a prepared dataset.")
@@ -277,3 +286,45 @@ def repair(
         click.echo("\n".join(repair_lines(**done.as_json())) or f"{folder}: nothing is damaged")
     if done.left:
         raise DataError(f"{folder}: what is left cannot be repaired: remove it yourself, or prepare the dataset again")
+
+
+@premask.command(short_help="Fine-tune a model on a prepared dataset (QLoRA).")
+@click.option("--data", metavar="DIR", help="The prepared dataset.")
+@click.option("--model", metavar="DIR|ORG/NAME", help="The base model.")
+@click.option("--out", metavar="DIR", help="Folder for checkpoints, metrics and the trained adapter.")
+@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE.yaml", help="Options from a file.")
+@click.option("--epochs", type=int, metavar="N", help="Times through the dataset.")
+@click.option("--max-steps", type=int, metavar="N", help="Stop after so many steps, whatever the epochs.")
+@click.option("--learning-rate", type=float, metavar="RATE", help="The highest learning rate.")
+@click.option("--batch-size", type=int, metavar="N", help="Packs per step, over all ranks.")
+@click.option("--merge", metavar="16bit", help="Also write the model with the adapter merged into it.")
+@click.option("--set", "sets", multiple=True, metavar="OPTION=VALUE", help="Any option of the config; may be repeated.")
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint in --out, if there is one.")
+@click.option("--other-data", is_flag=True, help="Go on although the dataset is another one.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
+def train(
+    file: Path | None,
+    sets: tuple[str, ...],
+    resume: bool,
+    other_data: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Fine-tune a model with LoRA on a prepared dataset; under torchrun on several devices."""
+    from premask.errors import UsageError
+
+    try:
+        from premask_trainer.config import config_from
+        from premask_trainer.progress import summary_lines
+        from premask_trainer.train import train
+    except ImportError as error:
+        raise UsageError(
+            f"the trainer needs packages that are not installed ({error}); `pip install premask[train]` installs them"
+        ) from error
+    summary = train(config_from(options, file, sets), resume=resume, other_data=other_data, quiet=quiet or as_json)
+    if as_json and summary:  # of several ranks only the first has one
+        click.echo(json.dumps(summary, sort_keys=True))
+    elif summary and not quiet:
+        click.echo("\n".join(summary_lines(summary)))

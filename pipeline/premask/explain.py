@@ -1,6 +1,7 @@
 """One source row through every stage: found in its source, read, rendered, masked, and why for every stretch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,16 +10,29 @@ import numpy as np
 
 from premask.encode.files import load_tokenizer_files
 from premask.errors import UsageError
-from premask.read import Partition, Rejected, convert, parse, read_partition
-from premask.read.cut import cut_elements
+from premask.intake import Input, input_of
+from premask.origin import read_record
+from premask.read import Rejected, convert, expand, open_sources, parse, place_of, read_source, size_of, stamp_of
 from premask.recipe import Recipe
+from premask.rejected import REJECTED, rejected_rows
 from premask.show.stages import render_stages
 from premask.show.view import PackView, print_pack
 from premask.steps import build_masker
 from premask.store.manifest import read_manifest
+from premask.store.plan_file import PLAN, read_plan
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A source row, found again."""
+
+    input: Input
+    number: int
+    """Within its source."""
+    raw: bytes | dict[str, Any]
 
 
 def explain(
@@ -30,16 +44,20 @@ def explain(
     there is no such row, or its source is not found.
     """
     manifest = read_manifest(folder)
-    name, number, format, raw = find_row(manifest, source_row, list(sources))
-    where = f"source row {source_row}: row {number} of {name}"
-    row = parse(raw)
-    conversation = row if isinstance(row, Rejected) else convert(format, row)
+    recipe = Recipe(**manifest["recipe"])
+    found = find_row(folder, manifest, recipe, source_row, sources)
+    where = f"source row {source_row}: row {found.number} of {found.input.source.name}"
+    row = parse(found.raw)
+    conversation = row if isinstance(row, Rejected) else convert(found.input.format, row, found.input.shape)
     if isinstance(conversation, Rejected):
         console.print(f"{where}\nrejected: {conversation.reason}: {conversation.detail}", markup=False)
         return
-    recipe = Recipe(**manifest["recipe"])
-    masker = build_masker(recipe, load_tokenizer_files(tokenizer or recipe.tokenizer))
+    masking = recipe.masking(found.input.source.argument)
+    masker = build_masker(masking, load_tokenizer_files(tokenizer or recipe.tokenizer))
     explanation = masker.explain(conversation)
+    known = rejected_rows(folder / REJECTED, manifest, read_plan(folder / PLAN)).get(source_row)
+    if known is not None:
+        explanation = replace(explanation, rejected=": ".join(known))
     console.print(render_stages(where, explanation, recipe.max_length))
     if len(explanation.ids):
         print_pack(
@@ -55,30 +73,34 @@ def explain(
         )
 
 
-def find_row(manifest: dict[str, Any], source_row: int, sources: list[str]) -> tuple[str, int, Any, bytes]:
-    """Name of the source, number in it, format and bytes of a global row."""
-    parts = [p for p in manifest["partitions"] if p["first_row"] <= source_row]
+def find_row(
+    folder: Path, manifest: Mapping[str, Any], recipe: Recipe, source_row: int, sources: Sequence[str]
+) -> Found:
+    """Find a row by its global number, in the source that the manifest names or in one of `sources`."""
+    parts = [part for part in manifest["partitions"] if part["first_row"] <= source_row]
     if not parts or source_row >= manifest["rows"]["in"]:
         raise UsageError(f"--source-row {source_row}: expected a row from 0 to {manifest['rows']['in'] - 1}")
-    part = parts[-1]
-    source = part["source"]
-    first = min(p["first_row"] for p in manifest["partitions"] if p["source"] == source)
-    name = manifest["sources"][source]["name"]
-    path = Path(sources[source] if sources else name)
-    if not path.is_file():
-        raise UsageError(f"{path}: expected the source of this row, found no file; name all sources with --source")
-    rows = _rows(path, part, source_row - first)
-    raw = next(rows, None)
+    number = parts[-1]["source"]
+    entry = manifest["sources"][number]
+    first = min(part["first_row"] for part in parts if part["source"] == number)
+    (source,) = open_sources([_place(folder, number, entry, sources)])
+    found = input_of(recipe, replace(source, name=entry["name"], argument=entry["entry"]))
+    raw = next(islice(read_source(found.source), source_row - first, None), None)
     if raw is None:
-        raise UsageError(f"{path}: expected row {source_row - first}, found fewer rows: the source has changed")
-    return name, source_row - first, part["format"], raw
+        raise UsageError(f"{source.path}: expected row {source_row - first}, found fewer: the source has changed")
+    return Found(found, source_row - first, raw)
 
 
-def _rows(path: Path, part: dict[str, Any], number: int) -> Any:
-    """The rows of a source from row `number` of it on."""
-    with path.open("rb") as file:
-        is_array = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[") and path.suffix != ".jsonl"
-    if is_array:
-        return islice(cut_elements(path), number, None)
-    lines = read_partition(Partition(part["source"], path, 0, path.stat().st_size))
-    return (line.raw for line in islice(lines, number, None))
+def _place(folder: Path, number: int, entry: Mapping[str, Any], sources: Sequence[str]) -> str:
+    """Where a source of the dataset is now: a file of its size."""
+    recorded = (read_record(folder) or {}).get("sources", [])
+    given = [str(found.place) for argument in sources for found in expand(argument)]
+    places = given or [entry["name"], *recorded[number : number + 1]]
+    alike = [place for place in places if stamp_of(place_of(place)) and size_of(place_of(place)) == entry["size"]]
+    if not alike:
+        raise UsageError(
+            f"{entry['name']}: expected the source of this row, a file of {entry['size']:,} bytes, found none at "
+            f"{', '.join(dict.fromkeys(places))}; say where it is now with --source"
+        )
+    same_name = [place for place in alike if Path(place).name == Path(entry["name"]).name]
+    return (same_name or alike)[0]

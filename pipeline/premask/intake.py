@@ -1,31 +1,37 @@
-"""The sources of a run before any row is masked: their formats, their slices, and whether they stay as they are."""
+"""The sources of a run before any row is masked: how each is read, its slices, and whether it stays as it is."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from premask.errors import DataError, UsageError
-from premask.read import Format, Partition, Source, detect, first_rows, open_sources, partitions, read_partition
+from premask.errors import DataError
+from premask.read import (
+    Format,
+    Partition,
+    Shape,
+    Source,
+    count_rows,
+    detect,
+    first_rows,
+    open_sources,
+    partitions,
+    stamp_of,
+)
 from premask.recipe import Recipe
 
-UNSUPPORTED = (
-    "sources_order",
-    "columns",
-    "message_keys",
-    "role_map",
-    "drop_nulls",
-    "overflow",
-    "duplicates",
-    "filters",
-    "validation",
-    "order",
-    "curriculum",
-)
-"""Options that recipes know already, but preparation does not carry out yet."""
 
-KINDS = ("jsonl", "json-array")
-"""Kinds of files that preparation reads yet."""
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One file of the run, and how its rows are read."""
+
+    source: Source
+    """Its `argument` is the entry of the recipe's sources that it belongs to."""
+    shape: Shape
+    format: Format
+    stamp: tuple[Any, ...] | None
+    """What changes when it is written to or replaced; None where it is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +39,7 @@ class Sliced:
     """One partition of the run."""
 
     partition: Partition
+    """Its `source` is the number of an input."""
     format: Format
     limit: int | None
     """Only the first so many rows of it."""
@@ -40,87 +47,92 @@ class Sliced:
     """Only these of them: verification samples."""
 
 
-def sources_of(recipe: Recipe) -> list[Source]:
-    """Open the sources of a recipe. UsageError also for whatever would be accepted but not done."""
-    default = Recipe(sources=["-"], tokenizer="-")
-    asked = [name for name in UNSUPPORTED if getattr(recipe, name) != getattr(default, name)]
-    names = [source for source in recipe.sources if isinstance(source, str)]
-    asked += ["options of single sources"] if len(names) < len(recipe.sources) else []
-    if asked:
-        raise UsageError(f"not supported yet: {', '.join(asked)}; leave this out")
-    sources = open_sources(names)
-    for source in sources:
-        if not isinstance(source.path, Path):
-            raise UsageError(f"{source.name}: expected a file of this machine, found a URL, not supported yet")
-        if source.packed or source.kind not in KINDS:
-            kind = f"{source.kind}, compressed" if source.packed else source.kind
-            raise UsageError(f"{source.name}: expected JSON Lines or a JSON array, found {kind}, not supported yet")
-    return sources
+def inputs_of(recipe: Recipe) -> list[Input]:
+    """Every file that the recipe's sources stand for, looked at.
+
+    UsageError where a source cannot be had or fits no format, or several; DataError where it is empty or damaged.
+    """
+    entries = range(len(recipe.sources))
+    return [input_of(recipe, source) for source in open_sources([recipe.source(entry).path for entry in entries])]
 
 
-def formats_of(recipe: Recipe, sources: Sequence[Source]) -> list[Format]:
-    """The format of every source: as the recipe says, or found out. UsageError where a source fits none, or several."""
-    given = None if recipe.format == "auto" else recipe.format
-    formats = [given or detect(first_rows(source), source.name) for source in sources]
-    for source, format in zip(sources, formats, strict=True):
-        if format == "text":
-            raise UsageError(f"{source.name}: expected conversations, found rows of bare text, not supported yet")
-    return formats
+def input_of(recipe: Recipe, source: Source) -> Input:
+    """How a file is read: as its entry of the recipe says, its format found out where that does not."""
+    options = recipe.source(source.argument)
+    stamp = stamp_of(source.path)
+    shape = Shape(
+        columns=options.columns or {},
+        message_keys=options.message_keys or {},
+        role_map=options.role_map or {},
+        drop_nulls=bool(options.drop_nulls),
+    )
+    known = None if options.format == "auto" else options.format
+    return Input(source, shape, known or detect(first_rows(source), source.name, shape), stamp)
+
+
+def in_order(
+    recipe: Recipe, inputs: Sequence[Input], digests: Sequence[Mapping[str, Any]]
+) -> tuple[Recipe, list[Input], list[Mapping[str, Any]]]:
+    """The recipe, inputs and digests in the order in which rows are numbered.
+
+    That is the order in which they are listed or, where that does not matter, the order of their content: of the
+    SHA-256 of the file, then of the options of its entry, then of its name.
+    """
+    if recipe.sources_order == "matters":
+        return recipe, list(inputs), list(digests)
+    options = [
+        json.dumps(recipe.source(entry).model_dump(mode="json", exclude={"path"}), sort_keys=True)
+        for entry in range(len(recipe.sources))
+    ]
+    keys = [
+        (digest["sha256"], options[each.source.argument], each.source.name)
+        for each, digest in zip(inputs, digests, strict=True)
+    ]
+    order = sorted(range(len(inputs)), key=keys.__getitem__)
+    entries = list(dict.fromkeys(inputs[n].source.argument for n in order))
+    moved = [
+        replace(inputs[n], source=replace(inputs[n].source, argument=entries.index(inputs[n].source.argument)))
+        for n in order
+    ]
+    return recipe.with_sources(entries), moved, [digests[n] for n in order]
 
 
 def slices_of(
-    sources: Sequence[Source],
-    formats: Sequence[Format],
-    pieces: Mapping[int, Sequence[tuple[str, int]]],
-    limit: int | None,
-    size: int,
+    recipe: Recipe, inputs: Sequence[Input], pieces: Mapping[int, Sequence[tuple[str, int]]], size: int
 ) -> list[Sliced]:
-    """The partitions of all sources, in order, each of about `size` bytes; `limit` rows of every source.
+    """The partitions of all inputs, in order, each of about `size` bytes; of each entry no more rows than its limit.
 
-    `pieces` has the path and size of what a source was cut into, by its number.
+    `pieces` has the path and size of what an input was cut into, by its number.
     """
+    left = {entry: recipe.source(entry).limit for entry in range(len(recipe.sources))}
     slices: list[Sliced] = []
-    for n, (source, format) in enumerate(zip(sources, formats, strict=True)):
+    for n, each in enumerate(inputs):
         if n in pieces:
             parts = [Partition(n, Path(path), 0, length) for path, length in pieces[n]]
         else:
-            parts = partitions(source, size, index=n)
-        slices += [Sliced(part, format, rows) for part, rows in _limited(parts, limit)]
+            parts = partitions(each.source, size, index=n)
+        slices += [Sliced(part, each.format, rows) for part, rows in _limited(parts, left, each.source.argument)]
     return slices
 
 
-def _limited(parts: Sequence[Partition], limit: int | None) -> Iterator[tuple[Partition, int | None]]:
-    """As many partitions as hold the first `limit` rows, each with how many rows of it count."""
-    left = limit
+def _limited(
+    parts: Sequence[Partition], left: dict[int, int | None], entry: int
+) -> Iterator[tuple[Partition, int | None]]:
+    """As many partitions as hold the rows that are `left` of an entry, each with how many of its rows count."""
     for part in parts:
-        if left is None:
-            yield part, None
-            continue
-        if left <= 0:
+        rows = left[entry]
+        if rows == 0:
             return
-        rows = sum(1 for _ in islice(read_partition(part), left))
-        yield part, left
-        left -= rows
+        yield part, rows
+        if rows is not None:
+            left[entry] = rows - count_rows(part, rows)
 
 
-Stamp = tuple[int, int, int, int] | None
-"""What changes when a file is written to or replaced: size, inode and times, of which nobody can set the second."""
-
-
-def stamp(source: Source) -> Stamp:
-    """The source's stamp now; None where it is gone."""
-    try:
-        status = Path(source.path).stat()
-    except FileNotFoundError:
-        return None
-    return status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
-
-
-def require_unchanged(sources: Sequence[Source], stamps: Sequence[Stamp]) -> None:
-    """DataError unless the sources are as they were when the stamps were taken, before their checksums."""
-    for source, before in zip(sources, stamps, strict=True):
-        if before is None or before[0] != source.size or stamp(source) != before:
+def require_unchanged(inputs: Sequence[Input]) -> None:
+    """DataError unless the sources are as they were when they were looked at, before their checksums were taken."""
+    for each in inputs:
+        if each.stamp is None or each.stamp[0] != each.source.size or stamp_of(each.source.path) != each.stamp:
             raise DataError(
-                f"{source.name}: expected a source that stays as it is while it is read, found that it changed; "
+                f"{each.source.name}: expected a source that stays as it is while it is read, found that it changed; "
                 "run again when nothing writes to it"
             )

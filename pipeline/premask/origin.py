@@ -15,9 +15,9 @@ from typing import Any
 
 from premask.encode.files import TokenizerFiles, load_tokenizer_files
 from premask.errors import PremaskError, UsageError
-from premask.intake import Stamp, formats_of, require_unchanged, stamp
-from premask.prepare import Run
-from premask.read import Format, Source, digest_file, open_sources
+from premask.intake import Input, input_of, require_unchanged
+from premask.phases import Run
+from premask.read import Source, digest_file, expand, open_sources, place_of, size_of, stamp_of, suffix_of
 from premask.recipe import Recipe
 from premask.record import RUN, shaping
 from premask.show.progress import Progress
@@ -32,8 +32,7 @@ class Origin:
     description: Mapping[str, Any]
     recipe: Recipe
     """The dataset's own, but for the place where its template is found."""
-    sources: list[Source]
-    stamps: list[Stamp]
+    inputs: list[Input]
     files: TokenizerFiles
 
     def run(self, out: Path, workers: int, progress: Progress, locks: tuple[int, ...] = ()) -> Run:
@@ -41,15 +40,11 @@ class Origin:
         text = json.dumps(dict(self.description), sort_keys=True)
         identity = hashlib.sha256(text.encode()).hexdigest()
         sizes = self.description["sizes"]
-        return Run(self.recipe, self.sources, self.files, out, workers, progress, identity, locks, sizes)
-
-    def formats(self) -> list[Format]:
-        """The format of every source."""
-        return formats_of(self.recipe, self.sources)
+        return Run(self.recipe, self.inputs, self.files, out, workers, progress, identity, locks, sizes)
 
     def require_unchanged(self) -> None:
         """DataError where a source has changed since it was found."""
-        require_unchanged(self.sources, self.stamps)
+        require_unchanged(self.inputs)
 
 
 def find_origin(
@@ -74,7 +69,7 @@ def find_origin(
     if problems or templated is None:
         raise UsageError("\n".join([f"{folder}: the dataset cannot be made again from what is here:", *problems]))
     recipe, files = templated
-    return Origin(description, recipe, found, [stamp(source) for source in found], files)
+    return Origin(description, recipe, [input_of(recipe, source) for source in found], files)
 
 
 def read_record(folder: Path, name: str = RUN) -> dict[str, Any] | None:
@@ -89,12 +84,13 @@ def read_record(folder: Path, name: str = RUN) -> dict[str, Any] | None:
 def _find_sources(
     wanted: Sequence[Mapping[str, Any]], given: Sequence[str], recorded: Sequence[str], problems: list[str]
 ) -> list[Source]:
-    known: dict[Path, str] = {}
+    known: dict[str, str] = {}
+    given = [str(found.place) for argument in given for found in expand(argument)]
     unused = set(given)
     found: list[Source] = []
     for number, entry in enumerate(wanted):
         places = [*given, entry["name"], *recorded[number : number + 1]]
-        place = next((place for place in places if _is_source(Path(place), entry, known)), None)
+        place = next((place for place in places if _is_source(place, entry, known)), None)
         if place is None:
             problems.append(
                 f"source {entry['name']}: expected the file with SHA-256 {entry['sha256'][:16]}..., found none such at "
@@ -102,20 +98,32 @@ def _find_sources(
             )
             continue
         unused.discard(place)
-        found += [replace(source, name=entry["name"]) for source in open_sources([place])]
+        found += [replace(source, name=entry["name"], argument=entry["entry"]) for source in open_sources([place])]
     problems += [f"{place}: none of the dataset's sources, or one that has changed" for place in sorted(unused)]
     return found
 
 
-def _is_source(path: Path, entry: Mapping[str, Any], known: dict[Path, str]) -> bool:
-    """Whether `path` holds a source's bytes; its ending must be the same too, since it tells lines from arrays."""
-    if not path.is_file() or path.stat().st_size != entry["size"]:
+def _is_source(name: str, entry: Mapping[str, Any], known: dict[str, str]) -> bool:
+    """Whether a file or URL holds a source's bytes; its ending must be the same too, since it tells its kind."""
+    place = place_of(name)
+    if (isinstance(place, Path) and not place.is_file()) or stamp_of(place) is None:
         return False
-    if path.suffix.lower() != Path(entry["name"]).suffix.lower():
+    if size_of(place) != entry["size"] or suffix_of(name) != suffix_of(entry["name"]):
         return False
-    if path not in known:
-        known[path] = digest_file(path)
-    return bool(known[path] == entry["sha256"])
+    if name not in known:
+        known[name] = digest_file(place)
+    return bool(known[name] == entry["sha256"])
+
+
+def find_templating(
+    folder: Path, description: Mapping[str, Any], tokenizer: str | None = None
+) -> tuple[Recipe, TokenizerFiles]:
+    """The recipe and the tokenizer of the dataset in `folder`, as they were. UsageError where they are not found."""
+    problems: list[str] = []
+    found = _find_templating(description, read_record(folder) or {}, tokenizer, problems)
+    if found is None:
+        raise UsageError(f"{folder}: {problems[0]}")
+    return found
 
 
 def _find_templating(

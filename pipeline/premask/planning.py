@@ -6,20 +6,20 @@ Examples are numbered stage file by stage file, so that nothing but the order of
 read: no ids, and the hashes of the conversations only where duplicates, a validation split or weights ask for them.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from premask.dtypes import Int32Array
-from premask.pack.account import Entry, account, lost_rows
+from premask.pack.account import Entry, Lost, account, lost_rows
 from premask.pack.best_fit import PACKERS
 from premask.pack.expression import condition
 from premask.pack.plan import Plan, PlanStage, make_plan
 from premask.pack.pool import Pool
-from premask.pack.selection import LOST, VALIDATION, Digests, Mix, Selection, filter_rows, select, stages
+from premask.pack.scripts import check_script
+from premask.pack.selection import VALIDATION, Digests, Mix, Selection, filter_rows, select, stages
 from premask.recipe import Recipe
 from premask.store.stage import Stage
 
@@ -34,31 +34,41 @@ class Planned:
     account: list[dict[str, Entry]]
     """By entry of the recipe's sources, what became of its examples."""
 
-    def lost(self, partition: int) -> Iterator[tuple[int, str]]:
-        """The source rows of a partition that selection left out, counted within it, in order, each with the reason."""
+    def lost(self, partition: int) -> Iterator[Lost]:
+        """The source rows of a partition that selection left out, in order."""
         return lost_rows(self.pool, self.selection, partition)
 
 
-def pool_of(files: Sequence[Stage], first_rows: Sequence[int], entries: Sequence[int]) -> Pool:
+def pool_of(files: Iterable[Stage], first_rows: Sequence[int], entries: Sequence[int]) -> Pool:
     """The examples of all stage files; the first source row and the entry of the recipe's sources of each are given."""
-    starts = np.cumsum([0, *map(len, files)], dtype=np.int64)
-    turns = any(bool((file.source_turns != -1).any()) for file in files)
+    columns: list[list[Int32Array]] = [[], [], [], [], []]
+    for file in files:  # one at a time is open, and what its columns hold is copied
+        turn = file.source_turns
+        one = turn if (turn != -1).any() else np.broadcast_to(np.int32(-1), len(turn))
+        for column, values in zip(
+            columns, (file.rows.astype(np.int32), file.lengths, file.supervised, file.turns, one), strict=True
+        ):
+            column.append(values)
+    starts = np.cumsum([0, *map(len, columns[0])], dtype=np.int64)
+    source_turn = _joined(columns.pop()) if any(part.strides != (0,) for part in columns[-1]) else None
+    row, length, supervised, turns = (_joined(column) for column in columns[:4])
     return Pool(
         starts=starts,
         first_rows=np.array(first_rows, np.int64),
         sources=np.array(entries, np.int32),
-        row=_joined([file.rows.astype(np.int32) for file in files]),
-        length=_joined([file.lengths for file in files]),
-        supervised=_joined([file.supervised for file in files]),
-        turns=_joined([file.turns for file in files]),
-        source_turn=_joined([file.source_turns for file in files])
-        if turns
-        else np.broadcast_to(np.int32(-1), int(starts[-1])),
+        row=row,
+        length=length,
+        supervised=supervised,
+        turns=turns,
+        source_turn=np.broadcast_to(np.int32(-1), int(starts[-1])) if source_turn is None else source_turn,
     )
 
 
-def _joined(parts: Sequence[Int32Array]) -> Int32Array:
-    return np.concatenate([np.zeros(0, np.int32), *parts])
+def _joined(parts: list[Int32Array]) -> Int32Array:
+    """The parts behind each other; the list is emptied."""
+    whole: Int32Array = np.concatenate([np.zeros(0, np.int32), *parts])
+    parts.clear()
+    return whole
 
 
 def plan_splits(recipe: Recipe, pool: Pool, digests: Digests, shard_tokens: int) -> Planned:
@@ -91,6 +101,14 @@ def plan_splits(recipe: Recipe, pool: Pool, digests: Digests, shard_tokens: int)
     return Planned(plans, pool, chosen, account(pool, chosen, uses, len(recipe.sources)))
 
 
+def check_filters(recipe: Recipe) -> None:
+    """UsageError where the filters name a script that there is none of, or state no condition."""
+    for script in recipe.filters.scripts or {}:
+        check_script(script)
+    if recipe.filters.expression:
+        condition(recipe.filters.expression, mix_of(recipe).names)
+
+
 def mix_of(recipe: Recipe) -> Mix:
     """How much the recipe takes of every source."""
     sources = [recipe.source(n) for n in range(len(recipe.sources))]
@@ -101,12 +119,11 @@ def mix_of(recipe: Recipe) -> Mix:
 
 def _filtered(recipe: Recipe, pool: Pool) -> NDArray[np.uint8]:
     filters = recipe.filters
-    names = [recipe.source(n).path for n in range(len(recipe.sources))]
     return filter_rows(
         pool,
         turns=(filters.min_turns, filters.max_turns),
         tokens=(filters.min_tokens, filters.max_tokens),
-        expression=condition(filters.expression, names) if filters.expression else None,
+        expression=condition(filters.expression, mix_of(recipe).names) if filters.expression else None,
     )
 
 
@@ -119,9 +136,24 @@ def _train_stages(recipe: Recipe, pool: Pool, chosen: Selection) -> list[PlanSta
     return stages(pool, chosen.times, seed=seed, by=by, up_to=plan.up_to, again=plan.schedule == "everything")
 
 
-def rejected_of(planned: Planned) -> Counter[str]:
-    """How many source rows selection left out, by reason."""
-    rejected: Counter[str] = Counter()
-    for by_fate in planned.account:
-        rejected.update({reason: by_fate[reason]["rows"] for reason in LOST if reason in by_fate})
-    return +rejected
+def why_lost(recipe: Recipe, lost: Lost) -> str:
+    """Why selection left a source row out: what was expected, and what was found. Short: there may be millions."""
+    filters = recipe.filters
+    if lost.reason == "filtered_turns":
+        return f"filters: expected {_bounds(filters.min_turns, filters.max_turns)} turns, found {lost.turns}"
+    if lost.reason == "filtered_tokens":
+        return f"filters: expected {_bounds(filters.min_tokens, filters.max_tokens)} tokens, found {lost.tokens}"
+    return _WHY[lost.reason]
+
+
+_WHY = {
+    "filtered_expression": "filters: expected a row for which the expression holds, found one for which it does not",
+    "duplicate": "duplicates=drop: expected a new conversation, found one that was there before",
+    "not_drawn": "weights: the mix has room for fewer examples of this source, and the seed did not draw this one",
+}
+
+
+def _bounds(least: int | None, most: int | None) -> str:
+    if least is None or most is None:
+        return f"at least {least}" if most is None else f"at most {most}"
+    return f"{least} to {most}"

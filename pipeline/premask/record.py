@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from premask.encode.backends import REFERENCE, installed
 from premask.encode.files import TokenizerFiles
-from premask.intake import Sliced
+from premask.intake import Input, Sliced
 from premask.mask.masker import MASK_RULES
-from premask.read import Source, digest_file
+from premask.phases import Run
+from premask.planning import Planned
+from premask.read import digest_file, located
 from premask.recipe import Recipe
 from premask.steps import templating_of
 from premask.store.layout import layout_names
@@ -26,13 +29,19 @@ RUN = "run.json"
 DESCRIBED = ("recipe", "sources", "template", "tokenizer", "sizes", "mask_rules", "libraries")
 """The keys of a description."""
 
+ACCOUNTED = (
+    *("rows", "examples", "tokens_in", "tokens_repeated", "tokens_trimmed", "tokens_dropped"),
+    *("turns_in", "turns_dropped"),
+)
+"""What is counted for every source."""
+
 SHAPING = ("jinja2", "numpy", "orjson", "premask", "pyarrow", "tokenizers")
 """Libraries that may shape bytes."""
 
 
 def describe(
     recipe: Recipe,
-    sources: Sequence[Source],
+    inputs: Sequence[Input],
     digests: Sequence[Mapping[str, Any]],
     files: TokenizerFiles,
     sizes: Mapping[str, int],
@@ -43,7 +52,10 @@ def describe(
     """
     return {
         "recipe": recipe.resolved(),
-        "sources": [{"name": s.name, **d} for s, d in zip(sources, digests, strict=True)],
+        "sources": [
+            {"name": each.source.name, "entry": each.source.argument, **digest}
+            for each, digest in zip(inputs, digests, strict=True)
+        ],
         **templating_of(recipe, files),
         "sizes": dict(sizes),
         **shaping(),
@@ -59,16 +71,17 @@ def shaping() -> dict[str, Any]:
 
 
 def manifest_of(
+    run: Run,
     description: Mapping[str, Any],
     slices: Sequence[Sliced],
     offsets: Sequence[int],
     results: Sequence[Mapping[str, Any]],
     rejected: Counter[str],
+    planned: Planned,
     shards: Mapping[str, Sequence[ShardEntry]],
     columns: Sequence[str],
-    folder: Path,
 ) -> dict[str, Any]:
-    """The manifest of a dataset whose other files are all in `folder`."""
+    """The manifest of a dataset whose other files are all written."""
     counts: Counter[str] = sum((Counter(result["counts"]) for result in results), Counter())
     rows = offsets[-1]
     return {
@@ -85,20 +98,51 @@ def manifest_of(
             }
             for s, first in zip(slices, offsets, strict=False)
         ],
+        "accounts": _accounts(run, slices, results, planned),
+        "packing": {
+            split: {
+                "packs": plan.packs,
+                "packs_at_least": plan.packs_at_least,
+                "stages": plan.stage_offsets.tolist(),
+            }
+            for split, plan in planned.plans.items()
+        },
         "columns": list(columns),
         "splits": {split: split_entry(entries) for split, entries in shards.items()},
-        "files": {name: digest_file(folder / name) for name in ("plan.arrow", "rejected.jsonl", *layout_names(shards))},
+        "files": {
+            name: digest_file(run.out / name) for name in ("plan.arrow", "rejected.jsonl", *layout_names(shards))
+        },
     }
 
 
-def how_made(
-    description: Mapping[str, Any],
-    sources: Sequence[Source],
-    files: TokenizerFiles,
-    workers: int,
-    began: float,
-    seconds: float,
-) -> dict[str, Any]:
+def _accounts(
+    run: Run, slices: Sequence[Sliced], results: Sequence[Mapping[str, Any]], planned: Planned
+) -> list[dict[str, Any]]:
+    """What became of the rows, tokens and turns of every entry of the recipe's sources.
+
+        rows                        = rejected + rows of every fate
+        tokens_in + tokens_repeated = tokens_trimmed + tokens_dropped + tokens of every fate
+        turns_in                    = turns_dropped + turns of every fate
+
+    `repeated`, what an example adds when it comes again, is no fate.
+    """
+    counts = [Counter[str]() for _ in planned.account]
+    rejected = [Counter[str]() for _ in planned.account]
+    for part, result in zip(slices, results, strict=True):
+        counts[run.entry(part)].update(result["counts"])
+        rejected[run.entry(part)].update(result["rejected"])
+    return [
+        {
+            "path": run.recipe.source(entry).path,
+            **{name: counts[entry][name] for name in ACCOUNTED},
+            "rejected": dict(sorted(rejected[entry].items())),
+            "fates": fates,
+        }
+        for entry, fates in enumerate(planned.account)
+    ]
+
+
+def how_made(run: Run, description: Mapping[str, Any], began: float, seconds: float) -> dict[str, Any]:
     """How it was made: what may differ between two runs that give the same dataset.
 
     And a copy of the description: should the manifest be lost, it can be made again from this.
@@ -112,10 +156,18 @@ def how_made(
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "workers": workers,
-        "sources": [str(Path(s.path).resolve()) for s in sources],
-        "tokenizer": str(files.folder.resolve()),
-        "encoder": {"backend": "tokenizers", "version": importlib.metadata.version("tokenizers")},
+        "workers": run.workers,
+        "sources": [located(each.source.path) for each in run.inputs],
+        "tokenizer": str(run.files.folder.resolve()),
+        "encoder": {
+            "backend": run.made.backend,
+            "version": installed(run.made.backend),
+            "reference": installed(REFERENCE),
+            "reason": run.made.differed or run.encoder.reason,
+            "rows_audited": run.made.audited,
+        },
+        "phases": {phase: round(spent, 4) for phase, spent in run.made.phases.items()},
+        "stages": {stage: round(spent, 4) for stage, spent in run.made.stages.most_common()},
     }
 
 

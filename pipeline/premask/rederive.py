@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
-from premask.dtypes import Int64Array, offsets_of, slices
+from premask.dtypes import Int32Array, Int64Array, offsets_of, slices
 from premask.intake import Sliced
 from premask.origin import find_origin
-from premask.prepare import REJECTED, Run, mask_partitions, rejects_path, slice_sources, stage_path
+from premask.pack.selection import LOST
+from premask.phases import Run, mask_partitions, slice_sources
+from premask.planning import mix_of
+from premask.recipe import Recipe
+from premask.rejected import REJECTED, lines_of, rejected_rows
 from premask.show.progress import Progress
 from premask.store.check import Columns, columns_of
 from premask.store.gather import Gathered, gather, labels, loss_weights
@@ -45,6 +48,10 @@ class _Again:
     rejected: dict[int, tuple[str, str]]
     """Reason and detail of the rejected ones, by global number."""
 
+    def keys(self) -> Int64Array:
+        """`[E]` the keys of its examples, rising."""
+        return _keys(self.rows[self.stage.rows], self.stage.source_turns)
+
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
@@ -54,6 +61,8 @@ class _Wanted:
     number: int
     places: Int64Array
     """`[E]` their places in the shard."""
+    keys: Int64Array
+    """`[E]` what tells them apart (see `_keys`)."""
     rows: Int64Array
     """`[E]` their source rows."""
     partition: Int64Array
@@ -82,11 +91,14 @@ def rederive(
         chosen = np.sort(np.random.default_rng(origin.recipe.seed).choice(count, sample, replace=False))
     with tempfile.TemporaryDirectory(prefix="premask-verify-") as scratch:
         run = origin.run(Path(scratch), workers, progress)
-        again = _run_again(run, slice_sources(run, origin.formats()), manifest, chosen)
+        again = _run_again(run, slice_sources(run), manifest, chosen)
         origin.require_unchanged()
         found = Comparison(rows=len(chosen))
-        _compare_examples(folder, manifest, again, chosen, progress, found)
-        _compare_rejected(folder, manifest, again, chosen, found)
+        plan = read_plan(folder / PLAN)
+        wanted = list(_wanted(plan, again, chosen))
+        _compare_examples(folder, manifest, wanted, again, progress, found)
+        _compare_rejected(folder, manifest, plan, again, chosen, wanted, found)
+        found.differences += [(PLAN, text) for text in _conversations_twice(manifest, wanted, again)]
     return found
 
 
@@ -102,61 +114,69 @@ def _run_again(run: Run, parts: Sequence[Sliced], manifest: Mapping[str, Any], c
     return {
         n: _Again(
             own,
-            read_stage(stage_path(run, n)),
-            {int(own[row["row"]]): (row["reason"], row["detail"]) for row in _lines(rejects_path(run, n))},
+            read_stage(run.stage_path(n)),
+            {int(own[row["row"]]): (row["reason"], row["detail"]) for row in lines_of(run.rejects_path(n))},
         )
         for n, own in rows.items()
     }
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open("rb") as file:
-        yield from map(orjson.loads, file)
-
-
 def _compare_examples(
     folder: Path,
     manifest: Mapping[str, Any],
+    every: Sequence[_Wanted],
     again: Mapping[int, _Again],
-    chosen: Int64Array,
     progress: Progress,
     found: Comparison,
 ) -> None:
-    plan = read_plan(folder / PLAN)
-    progress.phase("comparing", sum(plan.shards.values()), "shard")
-    for wanted in _wanted(plan, again, chosen):
+    progress.phase("comparing", len(every), "shard")
+    for wanted in every:
         name = f"{wanted.split}/{manifest['splits'][wanted.split]['shards'][wanted.number]['file']}"
         (batch,) = pa.ipc.open_stream(pa.memory_map(str(folder / name)))
         differences = _differences(columns_of(batch), wanted, {n: one.stage for n, one in again.items()})
         found.differences += [(name, text) for text in differences]
         found.examples += len(wanted.places)
         progress.advance()
-    made = sum(len(one.stage) for one in again.values())
-    if made != found.examples:
-        found.differences.append((PLAN, f"expected {made:,} examples of these rows, found {found.examples:,}"))
+
+
+def _conversations_twice(
+    manifest: Mapping[str, Any], every: Sequence[_Wanted], again: Mapping[int, _Again]
+) -> Iterator[str]:
+    """Conversations in two splits or, where duplicates are dropped, in two source rows, by their hashes."""
+    places: dict[bytes, tuple[str, int]] = {}
+    once = manifest["recipe"]["duplicates"] == "drop"
+    for wanted in every:
+        for n in np.unique(wanted.partition[wanted.index >= 0]).tolist():
+            here = (wanted.partition == n) & (wanted.index >= 0)
+            hashes = again[n].stage.digests[wanted.index[here]]
+            for digest, row in zip(hashes, wanted.rows[here].tolist(), strict=True):
+                split, other = places.setdefault(digest.tobytes(), (wanted.split, row))
+                if split != wanted.split:
+                    yield f"source row {row}: expected its conversation in one split, found it in {split} too"
+                elif once and other != row:
+                    yield f"source row {row}: expected its conversation once, found it in source row {other} too"
 
 
 def _wanted(plan: StoredPlan, again: Mapping[int, _Again], chosen: Int64Array) -> Iterator[_Wanted]:
-    """The examples of the chosen rows, shard by shard. A row's examples are matched in their order."""
-    shards = [(split, number) for split, count in plan.shards.items() for number in range(count)]
-    places = [np.flatnonzero(np.isin(plan.shard(*shard).source_row, chosen)) for shard in shards]
-    taken = [plan.shard(*shard).take(place) for shard, place in zip(shards, places, strict=True)]
-    row = np.concatenate([np.zeros(0, np.int64), *(rows.source_row for rows in taken)])
-    index = np.concatenate([np.zeros(0, np.int64), *(rows.index for rows in taken)])
-    order = np.lexsort((index, row))
-    ordinal = np.empty(len(row), np.int64)
-    ordinal[order] = np.arange(len(row)) - np.searchsorted(row[order], row[order])
-    ends = np.cumsum([0, *map(len, taken)])
-    stage_rows = {n: one.rows[one.stage.rows] for n, one in again.items()}
-    for shard, place, rows, start in zip(shards, places, taken, ends, strict=False):
-        own = ordinal[start : start + len(rows)]
-        new = np.full(len(rows), -1, np.int64)
-        for n in np.unique(rows.partition):
-            here = rows.partition == n
-            at = np.searchsorted(stage_rows[n], rows.source_row[here]) + own[here]
-            same = np.take(np.append(stage_rows[n], -1), at, mode="clip") == rows.source_row[here]
-            new[here] = np.where(same, at, -1)
-        yield _Wanted(*shard, place, rows.source_row, rows.partition.astype(np.int64), new)
+    """The examples of the chosen rows, shard by shard."""
+    known = {n: one.keys() for n, one in again.items()}
+    for split, count in plan.shards.items():
+        for number in range(count):
+            shard = plan.shard(split, number)
+            places = np.flatnonzero(np.isin(shard.source_row, chosen))
+            rows = shard.take(places)
+            keys = _keys(rows.source_row, rows.source_turn)
+            index = np.full(len(rows), -1, np.int64)
+            for n in np.unique(rows.partition):
+                here = rows.partition == n
+                at = np.searchsorted(known[n], keys[here])
+                index[here] = np.where(np.append(known[n], -1)[at] == keys[here], at, -1)
+            yield _Wanted(split, number, places, keys, rows.source_row, rows.partition.astype(np.int64), index)
+
+
+def _keys(rows: Int64Array, turns: Int32Array) -> Int64Array:
+    """`[E]` one number for every example, by its source row and first turn; rising within a stage file."""
+    return (rows << 32) + turns + 1
 
 
 def _differences(shard: Columns, wanted: _Wanted, stages: Mapping[int, Stage]) -> Iterator[str]:
@@ -184,28 +204,34 @@ def _columns(made: Gathered, shard: Columns) -> dict[str, Any]:
 
 
 def _compare_rejected(
-    folder: Path, manifest: Mapping[str, Any], again: Mapping[int, _Again], chosen: Int64Array, found: Comparison
+    folder: Path,
+    manifest: Mapping[str, Any],
+    plan: StoredPlan,
+    again: Mapping[int, _Again],
+    chosen: Int64Array,
+    wanted: Sequence[_Wanted],
+    found: Comparison,
 ) -> None:
-    known = rejected_rows(folder / REJECTED, manifest)
+    """Rows that masking rejects must be rejected, all others used: `wanted` are the examples that are.
+
+    What the recipe selects among them, masking cannot tell, nor which examples of a row its weights let in.
+    """
+    known = rejected_rows(folder / REJECTED, manifest, plan)
+    left_out = {row for row, (reason, _) in known.items() if reason in LOST}
     now = {row: why for one in again.values() for row, why in one.rejected.items()}
     for row in chosen.tolist():
+        if row in left_out and row not in now:
+            continue
         if known.get(row) != now.get(row):
             due, held = _outcome(now, row), _outcome(known, row)
             found.differences.append((REJECTED, f"source row {row}: expected it {due}, found it {held}"))
+    made = np.concatenate([np.zeros(0, np.int64), *(one.keys() for one in again.values())])
+    made = made[~np.isin(made >> 32, list(left_out))]
+    seen = np.unique(np.concatenate([np.zeros(0, np.int64), *(one.keys for one in wanted)]))
+    weighted = mix_of(Recipe(**manifest["recipe"])).weights is not None
+    if not weighted and len(made) != len(seen):
+        found.differences.append((PLAN, f"expected {len(made):,} examples of these rows, found {len(seen):,}"))
 
 
 def _outcome(rejected: Mapping[int, tuple[str, str]], row: int) -> str:
     return f"rejected as {rejected[row][0]} ({rejected[row][1]})" if row in rejected else "kept"
-
-
-def rejected_rows(path: Path, manifest: Mapping[str, Any]) -> dict[int, tuple[str, str]]:
-    """Reason and detail of every rejected source row, by its global number; `path` is the dataset's rejected.jsonl."""
-    firsts: dict[int, int] = {}
-    for part in manifest["partitions"]:
-        firsts.setdefault(part["source"], part["first_row"])
-    rejected: dict[int, tuple[str, str]] = {}
-    for line in _lines(path):
-        named = [n for n, source in enumerate(manifest["sources"]) if source["name"] == line["source"] and n in firsts]
-        rows = [firsts[n] + line["row"] for n in named]  # more than one where a file is named twice
-        rejected[next(row for row in rows if row not in rejected)] = (line["reason"], line["detail"])
-    return rejected

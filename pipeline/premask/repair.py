@@ -20,19 +20,11 @@ from typing import Any
 from premask.errors import DataError, UsageError
 from premask.intake import Sliced
 from premask.origin import Origin, find_origin, read_record
-from premask.prepare import (
-    REJECTED,
-    Run,
-    mask_partitions,
-    plan_packs,
-    run_phases,
-    shard_item,
-    slice_sources,
-    stage_path,
-    write_rejected,
-)
+from premask.phases import Run, mask_partitions, shard_item, slice_sources
+from premask.prepare import plan_packs, run_phases
 from premask.read import digest_file
 from premask.record import DESCRIBED, RUN
+from premask.rejected import REJECTED, write_rejected
 from premask.run.local import usable_cores
 from premask.show.progress import Progress, SilentProgress
 from premask.store.atomic import is_temporary, remove_leftovers, sync_folder
@@ -43,7 +35,7 @@ from premask.store.manifest import MANIFEST, read_manifest, split_shards, write_
 from premask.store.plan_file import PLAN, read_plan, write_plan
 from premask.store.sealed import write_sealed
 from premask.store.shards import OPTIONAL_COLUMNS
-from premask.store.stage import read_stage
+from premask.store.stage import StageFiles
 from premask.verify import Damage, verify
 
 REPAIR = "repair"
@@ -147,7 +139,7 @@ def _rebuild_all(folder: Path, scratch: Path, means: _Means) -> list[str]:
     description = record["description"]
     origin = find_origin(folder, description, sources=means.sources, tokenizer=means.tokenizer)
     run = origin.run(scratch, means.workers, means.progress, means.locks)
-    manifest = run_phases(run, origin.formats(), description, strict=False)
+    manifest = run_phases(run, description, strict=False)
     origin.require_unchanged()
     shards = [f"{split}/{entry.file}" for split, own in split_shards(scratch, manifest).items() for entry in own]
     write_manifest(scratch, manifest)
@@ -180,7 +172,7 @@ def _rebuild(folder: Path, scratch: Path, means: _Means, wanted: Sequence[str]) 
 
 def _rebuild_data(folder: Path, manifest: Mapping[str, Any], origin: Origin, run: Run, wanted: set[str]) -> None:
     """Plan, rejected rows and shards, as far as they are wanted."""
-    slices = slice_sources(run, origin.formats())
+    slices = slice_sources(run)
     _require_partitions(folder, manifest, slices)
     run.out.mkdir(parents=True, exist_ok=True)
     shards = {
@@ -192,15 +184,14 @@ def _rebuild_data(folder: Path, manifest: Mapping[str, Any], origin: Origin, run
     every = not wanted.isdisjoint((PLAN, REJECTED))
     needed = range(len(slices)) if every else _partitions_of(folder, list(shards))
     results = list(mask_partitions(run, {n: slices[n] for n in needed}).values())
-    if REJECTED in wanted:
-        write_rejected(run, slices, results)
-    if PLAN in wanted:
-        plan, _ = plan_packs(run, results, [read_stage(stage_path(run, n)) for n in needed])
-        write_plan(run.out / PLAN, {"train": plan})
-    else:
+    stages = StageFiles([str(run.stage_path(n)) for n in range(len(slices))])
+    if every:
+        planned = plan_packs(run, slices, results, stages)
+        write_rejected(run, slices, results, planned.lost)
+        write_plan(run.out / PLAN, planned.plans)
+    if PLAN not in wanted:
         (run.out / PLAN).unlink(missing_ok=True)
         (run.out / PLAN).symlink_to((folder / PLAN).resolve())
-    stages = [str(stage_path(run, n)) for n in range(len(slices))]
     items = [
         shard_item(run, *name, count, stages, _optional(manifest), manifest["files"][PLAN])
         for name, count in shards.items()

@@ -5,11 +5,14 @@ changes nothing. A step returns `{"written": [[path, size, sha256], ...], "resul
 """
 
 import functools
+import gc
 import hashlib
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,49 +20,57 @@ from typing import Any
 import numpy as np
 import orjson
 
-from premask.dtypes import Examples, take
+from premask.clock import spent, timed
+from premask.clock import stage as clocked
+from premask.dtypes import Examples
 from premask.encode.encoder import Encoder
 from premask.encode.files import TokenizerFiles, load_tokenizer_files
 from premask.errors import DataError, UsageError
 from premask.mask.controls import Vocabulary, classify
+from premask.mask.limits import Limits
 from premask.mask.masker import Masker
-from premask.pack.overflow import trim_tail
+from premask.mask.overflow import fit
+from premask.pack.scripts import text_of, written_otherwise
 from premask.read import (
     Conversation,
     Format,
-    Line,
     Partition,
     Rejected,
+    Row,
+    Shape,
+    Source,
+    columns_of,
     convert,
-    cut_array,
+    cut_into_lines,
     digest_file,
     parse,
+    place_of,
     read_partition,
+    size_of,
 )
 from premask.recipe import Recipe
-from premask.render.named import resolve_template
+from premask.render.named import resolve_templates
 from premask.store.atomic import Written, atomic_write
 from premask.store.layout import shard_path
 from premask.store.plan_file import PLAN, read_plan
 from premask.store.shards import write_shard
-from premask.store.stage import read_stage, write_stage
+from premask.store.stage import StageFiles, write_stage
 
 BATCH_ROWS = 512
 BATCH_BYTES = 4 * 2**20
 """Rows rendered, encoded and masked at a time: at most so many, or so many bytes of them."""
-
-WHITE_SPACE = "".join(c for c in map(chr, range(0x3001)) if c.isspace())
 
 Step = dict[str, Any]
 
 
 def digest_source(path: str) -> Step:
     """SHA-256 and size of a source."""
-    return {"written": [], "result": {"sha256": digest_file(Path(path)), "size": Path(path).stat().st_size}}
+    place = place_of(path)
+    return {"written": [], "result": {"sha256": digest_file(place), "size": size_of(place)}}
 
 
-def cut_source(path: str, folder: str, piece_bytes: int, identity: str) -> Step:
-    """Cut a JSON array into pieces of JSON lines: files that can be read in parallel."""
+def cut_source(source: dict[str, Any], folder: str, piece_bytes: int, identity: str) -> Step:
+    """Cut a source that cannot be sliced into pieces of JSON lines: files that can be read in parallel."""
     written: list[Written] = []
 
     def write_piece(number: int, lines: bytes) -> None:
@@ -68,13 +79,14 @@ def cut_source(path: str, folder: str, piece_bytes: int, identity: str) -> Step:
             file.write(lines)
         written.append(file.written(piece))
 
-    cut_array(Path(path), write_piece, piece_bytes)
+    cut_into_lines(Source(**{**source, "path": place_of(source["path"])}), write_piece, piece_bytes)
     return {"written": _entries(written), "result": {"pieces": [[str(w.path), w.size] for w in written]}}
 
 
 def mask_partition(
     partition: dict[str, Any],
     format: Format,
+    shape: dict[str, Any],
     limit: int | None,
     rows: Sequence[int] | None,
     recipe: dict[str, Any],
@@ -83,32 +95,78 @@ def mask_partition(
     stage: str,
     rejects: str,
     identity: str,
+    encoder: str,
 ) -> Step:
     """Phase 1: the rows of one partition to a stage file of examples and a file of rejected rows.
 
-    Of all rows (`rows` is None) or of the chosen ones alone, which are then counted from 0.
+    Of all rows (`rows` is None) or of the chosen ones alone, which are then counted from 0. `recipe` is what holds for
+    the rows of this source (`Recipe.masking`), `encoder` names who gives the ids (`encode.backends`). Raises
+    `BackendDiffers` where that one is found not to give the reference's.
     """
-    chosen = Recipe(**recipe)
-    masker = masker_for(orjson.dumps(recipe).decode(), tokenizer, orjson.dumps(templating).decode())
-    counts: Counter[str] = Counter()
-    rejected: dict[int, Rejected] = {}
-    lines: Iterator[Line] = islice(read_partition(Partition(**{**partition, "path": Path(partition["path"])})), limit)
+    with spent() as seconds, _collecting_seldom():
+        step = _mask_partition(
+            partition, format, shape, limit, rows, recipe, tokenizer, templating, stage, rejects, encoder
+        )
+    step["result"]["seconds"] = seconds
+    return step
+
+
+@contextmanager
+def _collecting_seldom() -> Iterator[None]:
+    """Let Python look for garbage in cycles, of which conversations make none, less often: a seventh of the time."""
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _mask_partition(
+    partition: dict[str, Any],
+    format: Format,
+    shape: dict[str, Any],
+    limit: int | None,
+    rows: Sequence[int] | None,
+    recipe: dict[str, Any],
+    tokenizer: str,
+    templating: dict[str, Any],
+    stage: str,
+    rejects: str,
+    encoder: str,
+) -> Step:
+    part = Partition(**{**partition, "path": place_of(partition["path"])})
+    masking = _Masking(
+        masker=masker_for(orjson.dumps(recipe).decode(), tokenizer, orjson.dumps(templating).decode()),
+        recipe=Recipe(**recipe),
+        format=format,
+        shape=Shape(**shape),
+    )
+    own = masking.masker.encoder
+    with clocked("set-up"):
+        own.use(encoder)
+    audited = own.audited
+    lines: Iterator[Row] = islice(read_partition(part, columns_of(masking.shape), masking.counts), limit)
     if rows is not None:
         chosen_rows = set(rows)
         lines = (line for number, line in enumerate(lines) if number in chosen_rows)
 
     def batches() -> Iterator[Examples]:
-        for first, batch in _batched(lines):
-            yield _masked(masker, format, chosen, first, batch, rejected, counts)
-            counts["rows"] += len(batch)
+        for first, batch in timed("read", _batched(lines)):
+            try:
+                yield masking.examples(first, batch)
+            except DataError as error:
+                raise DataError(f"{part.where(batch[0])}, or one of {len(batch)} rows from there on: {error}") from None
 
-    written = [write_stage(Path(stage), batches())]
+    with clocked("write"):
+        written = [write_stage(Path(stage), batches())]
     with atomic_write(Path(rejects), durable=False) as file:
-        for row, why in sorted(rejected.items()):
+        for row, why in sorted(masking.rejected.items()):
             file.write(orjson.dumps({"row": row, "reason": why.reason, "detail": why.detail}) + b"\n")
     written.append(file.written(Path(rejects)))
-    reasons = Counter(why.reason for why in rejected.values())
-    return {"written": _entries(written), "result": {"counts": dict(counts), "rejected": dict(reasons)}}
+    reasons = Counter(why.reason for why in masking.rejected.values())
+    result = {"counts": dict(masking.counts), "rejected": dict(reasons), "audited": own.audited - audited}
+    return {"written": _entries(written), "result": result}
 
 
 def build_shard(
@@ -122,23 +180,26 @@ def build_shard(
     identity: str,
 ) -> Step:
     """Phase 3: the packs of one shard, gathered from the stage files."""
-    rows = read_plan(Path(out) / PLAN).shard(split, number)
-    needed = {int(n): read_stage(Path(stages[n])) for n in np.unique(rows.partition)}
-    path = shard_path(Path(out), split, number, count)
-    entry = write_shard(path, needed, rows, source_turns=source_turns, weights=weights)
-    return {"written": [[str(path), entry.bytes, entry.sha256]], "result": asdict(entry)}
+    with spent() as seconds, clocked("shards"):
+        rows = read_plan(Path(out) / PLAN).shard(split, number)
+        path = shard_path(Path(out), split, number, count)
+        entry = write_shard(path, StageFiles(stages), rows, source_turns=source_turns, weights=weights)
+    return {
+        "written": [[str(path), entry.bytes, entry.sha256]],
+        "result": {**asdict(entry), "seconds": seconds},
+    }
 
 
 def _entries(written: Sequence[Written]) -> list[list[Any]]:
     return [[str(w.path), w.size, w.sha256] for w in written]
 
 
-def _batched(lines: Iterator[Line]) -> Iterator[tuple[int, list[Line]]]:
+def _batched(lines: Iterator[Row]) -> Iterator[tuple[int, list[Row]]]:
     """Batches of rows, each with the number of its first row within the partition."""
-    first, batch, size = 0, list[Line](), 0
+    first, batch, size = 0, list[Row](), 0
     for line in lines:
         batch.append(line)
-        size += len(line.raw)
+        size += line.size
         if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
             yield first, batch
             first, batch, size = first + len(batch), [], 0
@@ -146,86 +207,67 @@ def _batched(lines: Iterator[Line]) -> Iterator[tuple[int, list[Line]]]:
         yield first, batch
 
 
-def _masked(
-    masker: Masker,
-    format: Format,
-    recipe: Recipe,
-    first: int,
-    batch: list[Line],
-    rejected: dict[int, Rejected],
-    counts: Counter[str],
-) -> Examples:
-    """One batch of rows to examples; notes every row that is rejected, and why."""
-    rows: list[int] = []
-    conversations: list[Conversation] = []
-    for number, line in enumerate(batch, first):
-        parsed = parse(line.raw)
-        conversation = parsed if isinstance(parsed, Rejected) else convert(format, parsed)
-        if isinstance(conversation, Conversation):
-            conversation = _within_reach(conversation, len(line.raw), masker.encoder.bytes_per_token, recipe)
-        if isinstance(conversation, Rejected):
-            rejected[number] = conversation
-        else:
-            rows.append(number)
-            conversations.append(conversation)
-    masked = masker.mask(conversations)
-    counts.update(masked.counts)
-    for place, failure in masked.failures.items():
-        rejected[rows[place]] = Rejected(failure.reason, failure.detail)
-    examples = _fitted(masked.examples, recipe, np.array(rows, np.int64), rejected, counts)
-    counts["examples"] += len(examples)
-    return examples
+@dataclass(frozen=True, slots=True)
+class _Masking:
+    """The rows of one partition to examples, batch by batch."""
 
+    masker: Masker
+    recipe: Recipe
+    format: Format
+    shape: Shape
+    rejected: dict[int, Rejected] = field(default_factory=dict)
+    """Why rows are rejected, by their number in the partition."""
+    counts: Counter[str] = field(default_factory=Counter)
 
-def _within_reach(
-    conversation: Conversation, size: int, bytes_per_token: int | None, recipe: Recipe
-) -> Conversation | Rejected:
-    """Refuse a row that is too long whatever its tokens are: encoding 50 MB takes 12 GB of memory. `size` in bytes."""
-    if bytes_per_token is None or recipe.mask == "generation" or size <= recipe.max_length * bytes_per_token:
-        return conversation
-    messages, stated = conversation.messages, conversation.weights or [None] * len(conversation.messages)
-    answers = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
-    default = {"all": answers, "last": answers[-1:], "none": []}[recipe.train_on]
-    lengths = [_ink(message.get("content")) for message in messages]
-    trained = [n for n in answers if lengths[n] and (n in default if stated[n] is None else stated[n])]
-    least = sum(lengths[: trained[-1] + 1]) // bytes_per_token if trained else 0
-    if least <= recipe.max_length:
-        return conversation
-    return Rejected(
-        "too_long", f"expected at most {recipe.max_length} tokens, found more than {least}; raise --max-length"
-    )
+    def examples(self, first: int, batch: Sequence[Row]) -> Examples:
+        """One batch of rows, the first of which has the number `first`; notes every row that is rejected, and why."""
+        with clocked("parse"):
+            read = self._read(first, batch)
+        raws = [batch[row - first].raw for row in read]
+        sizes = [len(raw) if isinstance(raw, bytes) else math.inf for raw in raws]
+        with clocked("mask"):
+            fitted = fit(self.masker.mask, list(read.values()), sizes, self._limits())
+        rows = np.array(list(read), np.int64)
+        for place, failure in fitted.failures.items():
+            self.rejected[int(rows[place])] = Rejected(failure.reason, failure.detail)
+        self.counts.update(fitted.counts)
+        self.counts["rows"] += len(batch)
+        self.counts["examples"] += len(fitted.examples)
+        return replace(fitted.examples, rows=rows[fitted.examples.rows])
 
+    def _read(self, first: int, batch: Sequence[Row]) -> dict[int, Conversation]:
+        """The conversations of a batch that are to be masked, by their number."""
+        found: dict[int, Conversation] = {}
+        for number, line in enumerate(batch, first):
+            row = parse(line.raw)
+            result = row if isinstance(row, Rejected) else convert(self.format, row, self.shape)
+            if isinstance(result, Rejected):
+                self.rejected[number] = result
+            else:
+                found[number] = result
+        if self.recipe.filters.scripts:
+            strangers = written_otherwise([text_of(c) for c in found.values()], self.recipe.filters.scripts)
+            for number, why in zip(list(found), strangers, strict=True):
+                if why:
+                    self.rejected[number] = Rejected("filtered_script", why)
+                    del found[number]
+        return found
 
-def _ink(content: Any) -> int:
-    """Characters of a message's content, white space aside."""
-    texts = [content] if isinstance(content, str) else [part.get("text") or "" for part in content or []]
-    return sum(len(text) - sum(map(text.count, WHITE_SPACE)) for text in texts)
-
-
-def _fitted(
-    examples: Examples, recipe: Recipe, rows: np.ndarray[Any, Any], rejected: dict[int, Rejected], counts: Counter[str]
-) -> Examples:
-    """Examples with their tails trimmed, those beyond the recipe's length left out; rows counted in the partition."""
-    counts["tokens_in"] += len(examples.ids)
-    if recipe.trim_tail:
-        before, examples = len(examples.ids), trim_tail(examples)
-        counts["tokens_trimmed"] += before - len(examples.ids)
-    fits = examples.lengths <= recipe.max_length
-    for place in np.flatnonzero(~fits):
-        counts["tokens_dropped"] += int(examples.lengths[place])
-        rejected[int(rows[examples.rows[place]])] = Rejected(
-            "too_long",
-            f"expected at most {recipe.max_length} tokens, found {examples.lengths[place]}; raise --max-length",
+    def _limits(self) -> Limits:
+        known = self.masker.encoder.bytes_per_token if self.recipe.mask != "generation" else None
+        return Limits(
+            max_length=self.recipe.max_length,
+            overflow=self.recipe.overflow,
+            trim_tail=self.recipe.trim_tail,
+            train_on=self.recipe.train_on,
+            turns=self.recipe.turns,
+            reach=known and self.recipe.max_length * known,
         )
-    kept = take(examples, ~np.isin(examples.rows, examples.rows[~fits]))  # a source row is kept or rejected whole
-    return Examples(
-        **{name: getattr(kept, name) for name in Examples.__slots__ if name != "rows"}, rows=rows[kept.rows]
-    )
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def masker_for(recipe: str, tokenizer: str, templating: str) -> Masker:
-    """The masker of a recipe: one a process, since its traced paths are worth keeping.
+    """The masker of a recipe, kept by the process, since its traced paths are worth keeping.
 
     `recipe` and `templating` are JSON. DataError where template or tokenizer are not what the run began with.
     """
@@ -235,34 +277,43 @@ def masker_for(recipe: str, tokenizer: str, templating: str) -> Masker:
             f"{tokenizer}: expected a tokenizer and a chat template that stay as they are while they are used, "
             "found that they changed; run again when nothing writes to them"
         )
-    return build_masker(chosen, files)
+    with clocked("set-up"):
+        return build_masker(chosen, files)
+
+
+def masker_of(recipe: Recipe, files: TokenizerFiles) -> Masker:
+    """The masker of a recipe, the very one that this process will use for its partitions."""
+    templating = templating_of(recipe, files)
+    return masker_for(orjson.dumps(recipe.resolved()).decode(), str(files.folder), orjson.dumps(templating).decode())
 
 
 def templating_of(recipe: Recipe, files: TokenizerFiles) -> dict[str, Any]:
-    """SHA-256 of the template, and of every tokenizer file by name."""
-    template = resolve_template(recipe.template, files.chat_template)
-    return {"template": hashlib.sha256(template.encode()).hexdigest(), "tokenizer": dict(files.digests)}
+    """SHA-256 of the template (or of both), and of every tokenizer file by name."""
+    templates = resolve_templates(recipe.template, files.templates)
+    return {"template": hashlib.sha256(templates.source.encode()).hexdigest(), "tokenizer": dict(files.digests)}
 
 
 def build_masker(recipe: Recipe, files: TokenizerFiles) -> Masker:
     """The masker of a recipe and a tokenizer. Raises UsageError where they do not go together."""
-    template = resolve_template(recipe.template, files.chat_template)
+    templates = resolve_templates(recipe.template, files.templates)
     encoder = Encoder(files.tokenizer_json)
-    if recipe.mask == "generation" and not re.search(r"\{%-?\s*generation\b", template):
+    if recipe.mask == "generation" and not re.search(r"\{%-?\s*generation\b", templates.source):
         raise UsageError(
             "mask=generation: expected a template with {% generation %} tags, found none; "
             "leave the option out, or give such a template with --template"
         )
     masker = Masker(
-        template=template,
+        template=templates.default,
         variables={**files.special_tokens, **recipe.template_args},
         date=recipe.date,
         encoder=encoder,
-        vocabulary=vocabulary(recipe, files, encoder, template),
+        vocabulary=vocabulary(recipe, files, encoder, templates.source),
         choices=recipe,
+        tool_template=templates.tool_use,
     )
     bos = files.special_tokens.get("bos_token")
-    for probes in masker.grammar.probes.values():
+    grammars = [made.grammar for made in (masker, masker.with_tools) if made is not None]
+    for probes in (probes for grammar in grammars for probes in grammar.probes.values()):
         if bos and probes[0].text.startswith(bos + bos):
             raise UsageError(f"the template begins every conversation with {bos} twice; mend the template")
     return masker

@@ -3,36 +3,35 @@
     manifest   carries its own checksum
     files      all there, nothing else there, every checksum as in the manifest
     shards     schema, lengths, positions, labels, counts, the plan's examples (`store/check.py`)
-    rows       every source row kept or rejected, none both, no example twice, splits disjoint
+    books      every source row kept or rejected, none both; examples, splits, totals (`audit.py`)
     sources    with `against`: rows are masked again, and ids and labels compared (`rederive.py`)
 
 One pass over the bytes for the checksums and one for the invariants, shard by shard on all cores.
 """
 
+import errno
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
-from premask.dtypes import Int64Array
+from premask.audit import find_contradictions, find_lost_rows
 from premask.errors import DataError, UsageError
 from premask.origin import read_record
-from premask.pack.plan import PlanRows
-from premask.prepare import REJECTED
 from premask.read import digest_file
 from premask.record import DESCRIBED, RUN
-from premask.rederive import rederive, rejected_rows
+from premask.rederive import rederive
+from premask.rejected import REJECTED, rejected_rows
 from premask.run.items import WorkItem
 from premask.run.local import run_items, usable_cores
 from premask.show.progress import Progress, SilentProgress
 from premask.store.check import find_faults
 from premask.store.claim import WORK
 from premask.store.lock import LOCK
-from premask.store.manifest import MANIFEST, read_manifest, split_entry, split_shards
+from premask.store.manifest import MANIFEST, read_manifest, split_shards
 from premask.store.plan_file import PLAN, StoredPlan, read_plan
 from premask.store.sealed import unseal
 from premask.store.shards import ShardEntry
@@ -103,11 +102,12 @@ def verify(
         return report
     shards = split_shards(folder, manifest)
     _check_files(folder, manifest, shards, report)
-    _check_totals(manifest, shards, report)
+    faults = list(find_contradictions(manifest, shards))
     plan = _plan(folder, report)
+    if plan is not None and not any(damage.file == REJECTED for damage in report.damages):
+        faults += find_lost_rows(manifest, plan, rejected_rows(folder / REJECTED, manifest, plan))
+    report.damages += [Damage(file, "wrong", detail) for file, detail in faults]
     _check_shards(folder, manifest, shards, plan, workers or usable_cores(), progress, report)
-    if plan is not None:
-        _check_rows(folder, manifest, plan, report)
     report.splits = {name: _totals(split) for name, split in manifest["splits"].items()}
     if against and report.ok and plan is not None:
         found = rederive(folder, manifest, against, sample, tokenizer, workers or usable_cores(), progress)
@@ -156,17 +156,18 @@ def _check_files(
 ) -> None:
     """All files but the shards by their checksums; and which files there are."""
     due = {MANIFEST, RUN, *manifest["files"], *(f"{split}/{e.file}" for split, own in shards.items() for e in own)}
-    present = set(_files(folder))
+    there = set(_entries(folder))
+    present = {name for name in there if (folder / name).is_file()}
     report.damages += [Damage(name, "missing", "expected a file, found none") for name in sorted(due - present)]
     report.damages += [
         Damage(name, "stray", "expected no such file in a dataset; the manifest does not name it")
-        for name in sorted(present - due)
+        for name in sorted(there - due)
     ]
     for name, expected in manifest["files"].items():
         if name in present:
             report.files, report.bytes = report.files + 1, report.bytes + (folder / name).stat().st_size
-            if digest_file(folder / name) != expected:
-                report.damages.append(Damage(name, "changed", f"expected SHA-256 {expected}, found another"))
+            if difference := _difference(folder / name, expected):
+                report.damages.append(Damage(name, "changed", difference))
     if RUN in present:
         report.files, report.bytes = report.files + 1, report.bytes + (folder / RUN).stat().st_size
         record = read_record(folder)
@@ -174,23 +175,23 @@ def _check_files(
             report.damages.append(Damage(RUN, "changed", "expected the file as it was written, found another"))
 
 
-def _files(folder: Path) -> Iterator[str]:
-    """Every file of a dataset's folder, relative to it."""
+def _difference(path: Path, sha256: str) -> str | None:
+    """How a file differs from the one that was written; None where it does not."""
+    try:
+        return None if digest_file(path) == sha256 else f"expected SHA-256 {sha256}, found another"
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return "expected a file that can be read, found that the disk fails"
+
+
+def _entries(folder: Path) -> Iterator[str]:
+    """Every entry of a dataset's folder that is no folder itself, relative to it; no link that leads nowhere."""
     for top in folder.iterdir():
         if top.name in _UNCHECKED:
             continue
         paths = [top] if top.is_symlink() or not top.is_dir() else [p for p in top.rglob("*") if not p.is_dir()]
         yield from (path.relative_to(folder).as_posix() for path in paths if not path.is_symlink() or path.is_file())
-
-
-def _check_totals(manifest: Mapping[str, Any], shards: Mapping[str, Sequence[ShardEntry]], report: Report) -> None:
-    for split, entries in shards.items():
-        if manifest["splits"][split] != split_entry(entries):
-            detail = f"{split}: expected the totals of its shards, found others"
-            report.damages.append(Damage(MANIFEST, "wrong", detail))
-    rows = manifest["rows"]
-    if rows["in"] != rows["kept"] + sum(rows["rejected"].values()):
-        report.damages.append(Damage(MANIFEST, "wrong", "expected rows in = kept + rejected, found other numbers"))
 
 
 def _plan(folder: Path, report: Report) -> StoredPlan | None:
@@ -228,7 +229,7 @@ def _check_shards(
         for number, entry in enumerate(entries)
         if f"{split}/{entry.file}" not in missing
     ]
-    size = sum(entry.bytes for entries in shards.values() for entry in entries)
+    size = sum(item.arguments["entry"]["bytes"] for item in items)
     report.files, report.bytes = report.files + len(items), report.bytes + size
     progress.phase("verifying", len(items), "shard")
     found = run_items(
@@ -252,8 +253,8 @@ def check_shard(
     size = path.stat().st_size
     if size != shard.bytes:
         return [("changed", f"expected {shard.bytes:,} bytes, found {size:,}")]
-    if digest_file(path) != shard.sha256:
-        return [("changed", f"expected SHA-256 {shard.sha256}, found another")]
+    if difference := _difference(path, shard.sha256):
+        return [("changed", difference)]
     try:
         (batch,) = pa.ipc.open_stream(pa.memory_map(str(path)))
         batch.validate(full=True)
@@ -263,27 +264,3 @@ def check_shard(
         return [("wrong", f"expected the columns {', '.join(columns)}, found {', '.join(batch.schema.names)}")]
     rows = read_plan(Path(folder) / PLAN).shard(split, number) if planned else None
     return [("wrong", fault) for fault in find_faults(batch, shard, max_length, rows)]
-
-
-def _check_rows(folder: Path, manifest: Mapping[str, Any], plan: StoredPlan, report: Report) -> None:
-    """Every source row is kept or rejected, none both; no example twice; no row in two splits."""
-    if any(damage.file == REJECTED for damage in report.damages):
-        return
-    kept: list[Int64Array] = []
-    for split in plan.shards:
-        rows = list(plan.rows(split))
-        if _repeats(rows):
-            report.damages.append(Damage(PLAN, "wrong", f"{split}: expected every example once, found one twice"))
-        kept.append(np.unique(np.concatenate([part.source_row for part in rows])))
-    together = np.concatenate(kept)
-    if len(np.unique(together)) < len(together):
-        report.damages.append(Damage(PLAN, "wrong", "expected no source row in two splits, found one"))
-    every = np.sort(np.concatenate([np.unique(together), list(rejected_rows(folder / REJECTED, manifest))]))
-    if not np.array_equal(every, np.arange(manifest["rows"]["in"])):
-        detail = f"expected each of {manifest['rows']['in']:,} source rows kept or rejected once, found otherwise"
-        report.damages.append(Damage(PLAN, "wrong", detail))
-
-
-def _repeats(rows: Sequence[PlanRows]) -> bool:
-    keys = np.concatenate([(part.partition.astype(np.int64) << 32) | part.index for part in rows])
-    return len(np.unique(keys)) < len(keys)

@@ -128,6 +128,7 @@ def oracle_template(name: str):
         text_arguments=family.text_arguments,
         nulls=family.nulls,
         lists=family.lists,
+        given=family.given,
         final=family.eos if name.startswith("phi3") else "",
         borrowed=tuple(family.stops.split()) if name == "glm4moe" else (),
         prefixes=not name.startswith("diffusion_gemma"),  # no header behind a tool's response, though one is written

@@ -51,6 +51,8 @@ class Family:
     """The template writes tool calls."""
     reasoning: bool = True
     """The template writes `reasoning_content`, of the last turn at least."""
+    given: str = ""
+    """How the generation prompt ends where the template leaves that end to the message."""
     merges_neighbours: bool = False
     """Consecutive assistant messages cannot be told apart in the text."""
 
@@ -116,6 +118,7 @@ DEEPSEEK = Family(
     "<｜tool▁outputs▁begin｜> <｜tool▁outputs▁end｜> <｜tool▁output▁begin｜> <｜tool▁output▁end｜>",
     reasoning=False,
     nulls=True,
+    given="<think>\n",
 )
 GLM = Family(
     turn=r"<\|assistant\|>(?P<body>.*?(?:<\|user\|>|<\|observation\|>|(?=<\|system\|>|<\|assistant\|>)|\Z))",

@@ -53,6 +53,8 @@ class Template:
     lists: str = ""
     final: str = ""
     """What the template writes behind the whole conversation."""
+    given: str = ""
+    """How the generation prompt ends where the template leaves that end to the message."""
     borrowed: tuple[str, ...] = ()
     """Stop tokens that are written as the next turn's header only."""
     prefixes: bool = True
@@ -186,7 +188,7 @@ def judge(template: Template, conversation: Conversation) -> tuple[str, Judged] 
             return "prefix", Judged(text, spans, seen)
         if _prompt(template, conversation) != _prompt(template, None):
             return None
-    return "scan", Judged(text, scan(template, seen), seen)
+    return "scan", Judged(text, scan(template, seen, text), seen)
 
 
 def _prompt(template: Template, conversation: Conversation | None) -> str:
@@ -220,10 +222,16 @@ def features(conversation: Conversation) -> set[str]:
     return found
 
 
-def scan(template: Template, seen: str) -> list[tuple[int, int]]:
-    """By the family's regular expression, over a rendering whose message text is defused."""
+def scan(template: Template, seen: str, text: str) -> list[tuple[int, int]]:
+    """By the family's regular expression, over a rendering whose message text is defused.
+
+    What the prompt gives is not emitted, also where it is the message that writes it (`given`).
+    """
     spans = [m.span("body") for m in re.finditer(template.turn, seen, re.DOTALL)]
-    return [(a, a + len(seen[a:b].rstrip())) for a, b in spans]
+    ends = [a + len(seen[a:b].rstrip()) for a, b in spans]
+    given = [text.startswith(template.given, a) and not seen.endswith(template.given, 0, a) for a, _ in spans]
+    starts = [a + len(template.given) * by_message for (a, _), by_message in zip(spans, given, strict=True)]
+    return list(zip(starts, ends, strict=True))
 
 
 def _bare(
@@ -240,7 +248,7 @@ def prefix(template: Template, conversation: Conversation) -> list[tuple[int, in
     found = structure(template, conversation)
     if found is None:
         return None
-    _, seen, harmless = found
+    text, seen, harmless = found
     own = {t.content for t in template.added}
     spans = []
     for k, message in enumerate(harmless.messages):
@@ -257,7 +265,11 @@ def prefix(template: Template, conversation: Conversation) -> list[tuple[int, in
             return None
         end = len(whole.rstrip())
         borrowed = next((s for s in template.borrowed if seen.startswith(s, end)), "")
-        start = shared(asked, seen)
+        start = len(asked)
+        if not text.startswith(asked.translate(FUSE)):  # of a text no part is shared, unless it ends the prompt
+            said = message.get("content")
+            words = seen.rfind(said.strip(), len(before), len(whole)) if isinstance(said, str) and said.strip() else -1
+            start = min(shared(asked, seen), words if words >= 0 else len(seen))
         token = next((m.start() for m in _finditer(own, seen) if m.start() < start < m.end()), start)
         spans.append((token, end + len(borrowed)))
     return spans
@@ -311,12 +323,13 @@ def sentinel(template: Template, conversation: Conversation) -> list[tuple[int, 
 def tokenized(template: Template, judged: Judged) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids and character ranges: the template's own control tokens, and plain text between them.
 
-    Tags stand for themselves within what the model emits; anything else that a message spells is plain text.
+    Tags stand for themselves within the assistant's words; anything else that a message spells is plain text.
     """
     own = {t.content: t for t in template.added}
     swallowing = {t.content for t in template.added if t.rstrip}
     places = {m.start(): m.group() for m in _finditer(own, judged.structure)}
     for start, end in judged.spans:
+        start -= len(template.given) * judged.text.endswith(template.given, 0, start)
         for m in _finditer(template.tags, judged.text[start:end]):
             places.setdefault(start + m.start(), m.group())
     ids: list[int] = []
@@ -412,7 +425,7 @@ def examine(template: Template, conversations: Sequence[Conversation], masked: M
             assert own == judged.spans, f"row {row}: by prefix {own}, by {found[0]} {judged.spans}: {judged.text!r}"
             tally.oracles["prefix too"] += found[0] != "prefix"
         if conversation.weights is None and (texts := sentinel(template, conversation)) is not None:
-            _nobody_elses(conversation, judged, texts, ranges, labels_)
+            _nobody_elses(template, conversation, judged, texts, ranges, labels_)
             tally.oracles["sentinel too"] += found[0] != "sentinel"
     return tally
 
@@ -433,15 +446,18 @@ def _same(
 
 
 def _nobody_elses(
+    template: Template,
     conversation: Conversation,
     judged: Judged,
     texts: list[tuple[int, int, int]],
     ranges: list[tuple[int, int]],
     labels_: list[int],
 ) -> None:
-    """All of the assistant's text is trained, none of anybody else's."""
+    """All of the assistant's text that the prompt does not give is trained, none of anybody else's."""
+    begins = {begin for begin, _ in judged.spans}
     for number, start, end in texts:
         mine = conversation.messages[number]["role"] == "assistant"
+        start += len(template.given) * (start + len(template.given) in begins)
         for (s, e), label in zip(ranges, labels_, strict=True):
             if start <= s and e <= end and s < e and s > 0:
                 assert (label != -100) == mine, f"message {number}: {judged.text[s:e]!r} in {judged.text[start:end]!r}"

@@ -44,28 +44,6 @@ QUOTES = [
 ]
 
 
-KNOWN = {
-    "late system": (),
-    "thinking": ("deepseek_r1_distill_training", "nemotron_3"),  # an answer that begins as the prompt ends
-    "keys": (
-        "qwen3_5_think",
-        "gemma4",
-        "glm4moe",
-        "nemotron_3",
-        "lfm2_2_5",
-        "muse_glimmer",
-        "gptoss",
-    ),  # keys as literals
-}
-"""What is known to be wrong, by template; each of these tests says so as soon as it is mended."""
-
-
-def known(request, what, name):
-    """Expect a failure that is known."""
-    if name.startswith(KNOWN[what]):
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason=what))
-
-
 def spelt(masker, families, name):
     """What to forge: every added token, every discovered marker, and beginnings of both."""
     grammar = masker.grammar
@@ -129,18 +107,17 @@ def check_controls(masker, template, batch, masked, oracles):
             assert masker.encoder.spell(ids).decode() == text
 
 
-def test_seeded_fuzz(request, template_name, masker_of, template_of, families, oracles):
-    known(request, "late system", template_name)
+def test_seeded_fuzz(template_name, masker_of, template_of, families, oracles):
     tokens = DEFAULT_TOKENS // len(families.NAMES)
     tally, rows = fuzz(template_name, tokens, masker_of, template_of, families, oracles)
     check_rejects(template_name, tally, rows)
 
 
 @pytest.mark.slow
-def test_a_million_tokens(request, template_name, masker_of, template_of, families, oracles):
-    known(request, "late system", template_name)
+def test_a_million_tokens(template_name, masker_of, template_of, families, oracles):
     tokens = SLOW_TOKENS // len(families.NAMES) + 1
     tally, rows = fuzz(template_name, tokens, masker_of, template_of, families, oracles)
+    print(f"fuzzed {template_name}: {rows} rows, {tally.tokens} tokens, {tally}")  # shown by `pytest -s`
     check_rejects(template_name, tally, rows)
 
 
@@ -163,9 +140,7 @@ HONEST = {
 
 
 @pytest.mark.parametrize("what", HONEST)
-def test_honest_rows_survive(request, template_name, what, masker_of, template_of, oracles):
-    if what == "thinking tags in an answer":
-        known(request, "thinking", template_name)
+def test_honest_rows_survive(template_name, what, masker_of, template_of, oracles):
     question, answer = HONEST[what]
     row = Conversation(messages=[{"role": "user", "content": question}, {"role": "assistant", "content": answer}] * 2)
     masked = masker_of(template_name).mask([row])
@@ -206,9 +181,8 @@ CALLS = (
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_tools_cannot_forge(request, name, masker_of, families, oracles):
+def test_tools_cannot_forge(name, masker_of, families, oracles):
     """Control tokens in names, keys and values of calls, in schemas and in results become no control ids."""
-    known(request, "keys", name)
     masker = masker_of(name)
     for token in [t.content for t in families.added_tokens(name)]:
         ids = [calling(masker, oracles, text) for text in ("harmless", f"a{token}b")]

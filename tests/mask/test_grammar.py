@@ -8,7 +8,7 @@ import pytest
 from premask.encode.encoder import Encoder
 from premask.mask.controls import classify
 from premask.mask.grammar import Grammar, features
-from premask.mask.lints import lints
+from premask.mask.lints import lints, warnings
 from premask.mask.masker import Masker
 from premask.read import Conversation
 from premask.recipe import Recipe
@@ -98,6 +98,17 @@ def test_remarks_on_endings() -> None:
     assert "'###END' is plain text to this tokenizer" in remarks(
         text + "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
     )
+
+
+def test_a_template_of_another_model_is_warned_of() -> None:
+    made = masker(named_template("llama-3"))
+    first, *_ = warnings(made.grammar, made.vocabulary)
+    expected = (
+        "the template writes <|eot_id|>, <|start_header_id|>, which this tokenizer does not have: plain text to it"
+    )
+    assert first.startswith(expected.replace("<|eot_id|>", "<|end_header_id|>, <|eot_id|>"))
+    own = masker(named_template("chatml"))
+    assert list(warnings(own.grammar, own.vocabulary)) == []
 
 
 def test_remarks_on_tools_and_words_of_its_own() -> None:

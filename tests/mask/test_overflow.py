@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from premask.mask.cut import joined, last_fitting, last_trained, shortened
 from premask.mask.limits import Limits
 from premask.mask.overflow import fit
 from premask.mask.pieces import exchanges, within_reach
+from premask.mask.split import CHUNK_BYTES
 from premask.read import Conversation
 from premask.render.program import Failure
 
@@ -401,6 +403,48 @@ def test_what_is_beyond_reach_is_never_encoded(policy):
     else:
         assert fitted.examples.source_turns.tolist() == [0, 1, 3]
         assert fitted.counts["turns_dropped"] == 1
+
+
+@pytest.mark.parametrize("policy", ["truncate", "split"])
+def test_what_is_trained_is_decided_by_the_whole_row(policy):
+    """The last turn lies beyond reach: the one before it is not the last, and stays untrained."""
+    roles = ("user", "assistant") * 3
+    messages = [{"role": role, "content": f"{n}x{2}"} for n, role in enumerate(roles)]
+    messages[5]["content"] = "5x9" + "0" * 500
+    options = limits(max_length=20, overflow=policy, reach=100, train_on="last")
+    fitted = fit(Toy(), [Conversation(messages)], [600], options)
+    assert fitted.failures[0].detail == (
+        "expected at most 20 tokens, or a trained turn that ends within them, found more than 20; raise --max-length"
+    )
+    stated = Conversation(messages, weights=[None, 1.0, None, None, None, None])
+    fitted = fit(Toy(), [stated], [600], options)
+    assert [uids(ids) for *_, ids, _, _, _ in one_by_one(fitted.examples)] == [[0, 0, 1, 1]]
+
+
+def test_pieces_are_masked_a_few_at_a_time():
+    """Every piece repeats the head: masked all at once, a row would take as many times its memory."""
+    head = {"role": "system", "content": "0x5" + " " * 2**20}
+    roles = ("user", "assistant") * 20
+    messages = [head, *({"role": role, "content": f"{n}x2"} for n, role in enumerate(roles, 1))]
+    toy, sizes = Toy(), []
+
+    def mask(given_):
+        sizes.append(sum(len(m["content"]) for c in given_ for m in c.messages))
+        return toy(given_)
+
+    options = limits(max_length=30, overflow="split")
+    fitted = fit(mask, [Conversation(messages)] * 3, [2**21] * 3, options)
+    check(fitted, [Conversation(messages)] * 3, options)
+    assert fitted.counts["turns_dropped"] == 0
+    assert max(sizes) < 2 * CHUNK_BYTES < sum(sizes)
+
+
+def test_a_conversation_of_very_many_turns_is_cut_in_no_time():
+    messages = [{"role": role, "content": "1x1"} for role in ("user", "assistant") * 50_000]
+    start = perf_counter()
+    found = exchanges(0, Conversation(messages), "all")
+    assert (len(found), found.turns[-1]) == (50_000, 50_000)
+    assert perf_counter() - start < 5
 
 
 def test_beyond_reach_but_not_trained_is_kept():

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from premask.errors import UsageError
 from premask.pack.expression import condition
-from premask.pack.scripts import check_script, script_shares, written_in
+from premask.pack.scripts import check_script, script_shares, text_of, written_otherwise
+from premask.read import Conversation
 
 SOURCES = ["chat/a.jsonl", "b"]
 COLUMNS = {
@@ -77,9 +78,19 @@ def test_shares_are_those_of_a_loop_over_the_characters(texts):
 
 def test_every_script_has_its_bounds():
     texts = ["hello", "hello 你好", "你好", "12 + 3", ""]
-    assert written_in(texts, {"Latin": [0.5, 1.0]}).tolist() == [True, True, False, False, False]
-    assert written_in(texts, {"Latin": [0.5, 1.0], "Han": [0.0, 0.1]}).tolist() == [True, False, False, False, False]
-    assert written_in(texts, {}).tolist() == [True] * 5
+    few_latin = "filters: expected a share of Latin from 0.5 to 1, found 0.000"
+    assert written_otherwise(texts, {"Latin": [0.5, 1.0]}) == ["", "", few_latin, few_latin, few_latin]
+    found = written_otherwise(texts[:3], {"Latin": [0.5, 1.0], "Han": [0.0, 0.1]})
+    assert found == ["", "filters: expected a share of Han from 0 to 0.1, found 0.286", few_latin]
+    assert written_otherwise(texts, {}) == [""] * 5
+
+
+def test_what_is_said_and_thought_counts():
+    messages = [
+        {"role": "system", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {"role": "assistant", "content": None, "reasoning_content": "c", "tool_calls": [{"function": {"name": "d"}}]},
+    ]
+    assert text_of(Conversation(messages)) == "a\nb\nc"
 
 
 @pytest.mark.parametrize("script", ["Klingon", "latin", "L", "Lu", "Latin}|.", "", "Greek}"])

@@ -257,7 +257,7 @@ def test_every_example_has_one_fate_and_the_account_adds_up(case, duplicates, va
         assert sum(entry["turns"] for entry in inside.values()) == pool.turns[of].sum()
         written = sum(entry["supervised_tokens"] for name, entry in by_fate.items() if name in ("train", "repeated"))
         assert written == (pool.supervised[of] * chosen.times[of]).sum()
-    lost = [(part, row) for part in range(len(pool.sources)) for row, _ in lost_rows(pool, chosen, part)]
+    lost = [(part, row) for part in range(len(pool.sources)) for row, *_ in lost_rows(pool, chosen, part)]
     used = {row for row, fate in zip(rows, chosen.fate.tolist(), strict=True) if fate <= VALIDATION}
     assert sorted(lost) == sorted(set(rows) - used)
 
@@ -274,7 +274,7 @@ def test_the_reason_of_a_lost_row():
         mix=Mix(repeats=[1], weights=None, names=["a"]),
         seed=0,
     )
-    assert list(lost_rows(pool, chosen, 0)) == [(1, "duplicate"), (3, "filtered_turns")]
+    assert list(lost_rows(pool, chosen, 0)) == [(1, "duplicate", 1, 5), (3, "filtered_turns", 9, 5)]
     assert chosen.reason(1) == "duplicate"
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from premask.read import Rejected, cut_array, parse
+from premask.read import Rejected, Source, cut_into_lines, parse
 from premask.read import cut as read_cut
 from premask.read.cut import cut_elements
 
@@ -33,6 +33,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cut") / "rows.json"
 
 
+def array(path: Path) -> Source:
+    return Source(str(path), path, "json-array", path.stat().st_size)
+
+
 def pieces_of(path: Path, piece_bytes: int) -> list[bytes]:
     pieces: list[bytes] = []
 
@@ -40,7 +44,7 @@ def pieces_of(path: Path, piece_bytes: int) -> list[bytes]:
         assert number == len(pieces)
         pieces.append(data)
 
-    assert cut_array(path, write, piece_bytes) == len(pieces)
+    assert cut_into_lines(array(path), write, piece_bytes) == len(pieces)
     return pieces
 
 
@@ -119,7 +123,7 @@ def test_memory_is_bounded(path: Path) -> None:
     with path.open("wb") as file:
         file.write(b"[" + b",".join([row] * 20_000) + b"]")
     tracemalloc.start()
-    assert cut_array(path, lambda number, data: None, 2**20) == 20
+    assert cut_into_lines(array(path), lambda number, data: None, 2**20) == 20
     assert tracemalloc.get_traced_memory()[1] < 12 * 2**20
     tracemalloc.stop()
 

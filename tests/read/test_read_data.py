@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 import premask.read as reading
-from premask.read import Conversation, Rejected, cut_array, first_rows, open_sources, parse, partitions, read_partition
+from premask.read import (
+    Conversation,
+    Rejected,
+    first_rows,
+    open_sources,
+    parse,
+    partitions,
+    read_partition,
+    read_source,
+)
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -22,12 +31,10 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/d
 def read(path: Path) -> tuple[str, list[dict[str, Any] | Rejected], list[Conversation | Rejected]]:
     """A file's format, its rows, and what they became."""
     (source,) = open_sources([str(path)])
-    if source.kind == "json-array":
-        pieces: list[bytes] = []
-        cut_array(path, lambda number, data: pieces.append(data), 2**16)
-        raws = [line for piece in pieces for line in piece.splitlines()]
+    if source.sliceable:
+        raws = [row.raw for partition in partitions(source, 2**16) for row in read_partition(partition)]
     else:
-        raws = [line.raw for partition in partitions(source, 2**16) for line in read_partition(partition)]
+        raws = list(read_source(source))
     format = reading.detect(first_rows(source), source.name)
     rows = [parse(raw) for raw in raws]
     return format, rows, [row if isinstance(row, Rejected) else reading.convert(format, row) for row in rows]
@@ -53,7 +60,6 @@ def row(path: str, index: int) -> dict[str, Any]:
         ("chat/gpteacher_codegen.alpaca.json", "alpaca", 4535),
         ("chat/gpteacher_roleplay.alpaca.json", "alpaca", 1923),
         ("chat/alpaca_zh.alpaca.json", "alpaca", 1000),
-        ("chat/kto_en.messages.json", "messages", 300),
         ("chat/loss_weights.jsonl", "messages", 500),
         ("tools/tau_airline.messages.jsonl", "messages", 200),
         ("tools/glaive_toolcall_en.sharegpt.json", "sharegpt", 300),
@@ -66,6 +72,15 @@ def test_every_real_row_is_a_conversation(path: str, format: str, rows: int) -> 
     assert found == format
     assert len(results) == rows
     assert [result for result in results if isinstance(result, Rejected)] == []
+
+
+@needs_shared
+def test_of_preference_rows_the_wanted_answers_are_kept() -> None:
+    found, source, results = read(SHARED / "chat/kto_en.messages.json")
+    assert (found, len(results)) == ("messages", 300)
+    reasons = [result.reason if isinstance(result, Rejected) else None for result in results]
+    assert reasons == [None if row["label"] else "unwanted_answer" for row in source]
+    assert reasons.count(None) == 150
 
 
 @needs_shared

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from premask.errors import DataError, UsageError
 from premask.read import (
     Conversation,
-    Line,
     Partition,
     Rejected,
+    Row,
     convert,
     digest_file,
     first_rows,
@@ -38,7 +38,7 @@ def source_of(folder: Path, content: bytes, name: str = "rows.jsonl") -> Source:
     return Source(str(path), path, "jsonl", len(content))
 
 
-def lines_of(source: Source, size: int = 2**24) -> list[Line]:
+def lines_of(source: Source, size: int = 2**24) -> list[Row]:
     return [line for partition in partitions(source, size) for line in read_partition(partition)]
 
 

@@ -43,6 +43,11 @@ def test_plain_messages_pass_as_they_are() -> None:
     assert result.messages[0] is U, "nothing to change, nothing to copy"
 
 
+@pytest.mark.parametrize("label", [True, 0, 1, "false", None])
+def test_a_label_that_is_not_false_says_nothing(label: Any) -> None:
+    assert conversation("messages", {"messages": [U, A], "label": label}) == Conversation([U, A])
+
+
 def test_keys_stay_as_they_came() -> None:
     message = {"name": "bob", "content": "q", "role": "user", "meta": {"k": [None]}, "refusal": None}
     assert of_messages(message, A).messages[0] == message
@@ -287,6 +292,13 @@ REJECTED: list[tuple[Format, dict[str, Any], str, str]] = [
     ("messages", {"messages": None}, "wrong_type", "messages: expected a list of messages, found null; correct"),
     ("messages", {"messages": "x" * 99}, "wrong_type", f"found the text '{'x' * 40}'... (99 characters); correct"),
     ("messages", {"messages": []}, "empty_conversation", "messages: expected at least one message, found none; drop"),
+    (
+        "messages",
+        {"messages": [U, A], "label": False},
+        "unwanted_answer",
+        "label: expected an answer to learn, found false: an answer that is not wanted; drop the row; if the column",
+    ),
+    ("prompt-completion", {"prompt": "p", "completion": "c", "label": False}, "unwanted_answer", "found false"),
     ("messages", {"messages": [U]}, "no_assistant_turn", "expected a message by the assistant, found 1 messages by"),
     ("messages", {"messages": [U, "a"]}, "wrong_type", "messages[1]: expected a message such as {'role': 'user', "),
     (

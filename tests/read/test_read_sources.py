@@ -234,13 +234,16 @@ def test_what_datasets_really_writes(tmp_path: Path) -> None:
 class Hub:
     """In place of the module `datasets`."""
 
+    __version__ = "2.16.0"
+
     def __init__(self, **splits: list[str]) -> None:
         self.splits = {
             name: SimpleNamespace(cache_files=[{"filename": f} for f in files]) for name, files in splits.items()
         }
         self.asked: list[Any] = []
 
-    def load_dataset(self, name: str, split: str | None = None) -> Any:
+    def load_dataset(self, name: str, split: str | None = None, *, trust_remote_code: bool) -> Any:
+        assert not trust_remote_code
         self.asked.append((name, split))
         if name == "no/body":
             raise ConnectionError("the network is down\nand more")
@@ -275,6 +278,24 @@ def test_hub_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         UsageError, match=r"org/set: expected a file or a dataset of the Hub, found no such file; .*pip install"
     ):
         open_sources(["org/set"])
+
+
+def test_code_of_hub_datasets_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that looks like a dataset of the Hub with a loading script, under the `datasets` that is installed."""
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    script = tmp_path / "org" / "set" / "set.py"
+    script.parent.mkdir(parents=True)
+    script.write_text(f"open({str(tmp_path / 'trace')!r}, 'w').write('run')\n")
+    with pytest.raises(UsageError, match="hf://org/set: expected a file or a dataset of the Hub, found neither"):
+        open_sources(["hf://org/set"])
+    assert not (tmp_path / "trace").exists()
+    old = Hub(train=[])
+    monkeypatch.setattr(Hub, "__version__", "2.15.1")
+    monkeypatch.setitem(sys.modules, "datasets", old)
+    with pytest.raises(UsageError, match=r"expected datasets 2\.16 or newer, found 2\.15\.1, which runs code"):
+        open_sources(["hf://org/set"])
+    assert old.asked == []
 
 
 @pytest.mark.parametrize(

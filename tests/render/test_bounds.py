@@ -214,6 +214,41 @@ def test_a_row_that_costs_too_much_is_rejected(monkeypatch: pytest.MonkeyPatch) 
     assert rendered.texts[0] == rendered.texts[2] == "Is it? " * 5 + "It is."
 
 
+REPLAYED = {
+    "a replacement": "{{ m.content.replace('', last) }}",
+    "one that is not shown": "{{ m.content.replace('', last)|length > 0 }}",
+    "a question": "{{ 'b' if 'b' in m.content.replace('', last) }}{{ m.content }}",
+    "tabs": "{{ m.content.expandtabs(90000) }}",
+    "a text many times over": "{% for i in range(2000) %}{{ m.content }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("what", REPLAYED)
+def test_a_replay_costs_no_more_than_a_render(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether a row is too much does not depend on rows before it, which taught the program its path."""
+    monkeypatch.setattr(bounds, "STEPS", 100_000)
+    source = "{% set last = messages[-1].content %}{% for m in messages[:1] %}" + REPLAYED[what] + "{% endfor %}"
+    small, large = ("x", "y"), ("\tx" * 2000, "y" * 20_000)
+    rows = [
+        Conversation([{"role": r, "content": c} for r, c in zip(("user", "assistant"), texts, strict=True)], None, {})
+        for texts in (small, large, small)
+    ]
+    afterwards, alone = program(source).render(rows), program(source).render(rows[1:2])
+    assert list(afterwards.failures) == [1] and list(alone.failures) == [0]
+    assert afterwards.failures[1] == alone.failures[0]
+    assert "makes more text" in alone.failures[0].detail or "goes on for longer" in alone.failures[0].detail
+    assert afterwards.texts[0] == afterwards.texts[2] != ""
+
+
+def test_a_large_row_that_can_be_paid_for_is_rendered_as_ever() -> None:
+    taught = program("{% for m in messages %}{{ m.content.replace('', '--') }}{% endfor %}")
+    rows = [Conversation([{"role": "user", "content": c}], None, {}) for c in ("ab", "ab" * 300_000, "a")]
+    rendered = taught.render(rows)
+    assert rendered.failures == {} and rendered.texts[0] == "--a--b--"
+    assert rendered.texts[1] == "--a--b" * 300_000 + "--"
+    assert [group.rows.tolist() for group in rendered.groups] == [[0, 2], [1]]
+
+
 def test_a_template_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds, "STEPS", 10_000)
     with pytest.raises(DataError, match=rf"goes on for longer.*, on {ENDURED + 1} of the rows .*--template"):

@@ -83,7 +83,7 @@ def test_compiled_is_what_it_says(several, values):
 def test_source_holds_no_constant(several):
     writer = _Writer(several)
     source = "\n".join([*(writer.write(e) for e in several), *writer.lines])
-    names = {"title", "strip", "upper", "replace", "partition", "join", "len", "bool", "repr", "in", "f"}
+    names = {"title", "strip", "upper", "replace", "partition", "join", "len", "bool", "repr", "in", "f", "R"}
     words = set(re.findall(r"[A-Za-z_]\w*", source))
     assert {w for w in words if not re.fullmatch(r"[ct]\d+", w)} <= names
     assert set(re.sub(r"\w|\s", "", source)) <= set("[](),.'-:<=")

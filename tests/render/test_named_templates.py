@@ -7,7 +7,7 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from premask.errors import UsageError
-from premask.render.named import TEMPLATE_NAMES, named_template, resolve_template
+from premask.render.named import TEMPLATE_NAMES, Templates, named_template, resolve_templates
 
 OURS = Path(__file__).parents[2] / "data/tokenizer"
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -152,19 +152,29 @@ def test_a_tokenizer_without_bos_gets_none():
 def test_the_argument_wins_over_the_tokenizers_own(tmp_path):
     path = tmp_path / "mine.jinja"
     path.write_text("mine")
-    assert resolve_template(None, "own") == "own"
-    assert resolve_template("zephyr", "own") == named_template("zephyr")
-    assert resolve_template(str(path), "own") == "mine"
+    assert resolve_templates(None, {"default": "own"}) == Templates("own")
+    assert resolve_templates("zephyr", {"default": "own"}) == Templates(named_template("zephyr"))
+    assert resolve_templates(str(path), {"default": "own", "tool_use": "tools"}) == Templates("mine")
+
+
+def test_named_templates_of_the_tokenizer():
+    own = {"default": "own", "tool_use": "tools", "rag": "documents", "chatml": "theirs"}
+    assert resolve_templates(None, own) == Templates("own", "tools")
+    assert resolve_templates("rag", own) == Templates("documents")
+    assert resolve_templates("default", own) == Templates("own")
+    assert resolve_templates("chatml", own) == Templates("theirs")
+    with pytest.raises(UsageError, match="called rag, tool_use, and none that is the default"):
+        resolve_templates(None, {"tool_use": "tools", "rag": "documents"})
 
 
 def test_a_template_that_cannot_be_found_or_read(tmp_path):
     with pytest.raises(UsageError, match=r"The tokenizer has no chat template.*alpaca, chatml, llama-3, plain, zephyr"):
-        resolve_template(None, None)
+        resolve_templates(None, {})
     with pytest.raises(UsageError, match="--template vicuna: expected a file or one of alpaca, chatml"):
-        resolve_template("vicuna", "own")
+        resolve_templates("vicuna", {"default": "own"})
     (tmp_path / "bad.jinja").write_bytes(b"a\xff")
     with pytest.raises(UsageError, match=r"bad\.jinja: byte 1: expected UTF-8"):
-        resolve_template(str(tmp_path / "bad.jinja"), None)
+        resolve_templates(str(tmp_path / "bad.jinja"), {})
 
 
 def test_every_name_has_its_file_and_the_reverse():

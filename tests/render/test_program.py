@@ -1,5 +1,6 @@
 import datetime
 
+import numpy as np
 import pytest
 
 from premask.read import Conversation
@@ -93,7 +94,7 @@ def test_a_wrong_replay_stops_the_run(chat, monkeypatch):
     program = make("{{ messages[0].content }}")
     program.render([chat("a")])
     (node,) = program.trees.values()
-    node.leaf = module.Leaf(lambda fields: ("wrong",), 0)
+    node.leaf = module.Leaf(lambda fields: ("wrong", ()), np.array([5], np.int32), 0)
     program.render([chat("b"), chat("c")])
     with pytest.raises(AssertionError, match="bug in premask"):
         program.render([chat("d")])

@@ -11,7 +11,7 @@ import transformers.utils.chat_template_utils as reference
 from transformers import PreTrainedTokenizerFast
 
 import premask.read as reading
-from premask.read import Conversation, cut_array, first_rows, open_sources, parse, partitions, read_partition
+from premask.read import Conversation, first_rows, open_sources, parse, read_source
 from premask.render.forms import Forms, adapt, discover_forms
 from premask.render.named import TEMPLATE_NAMES, named_template
 
@@ -35,14 +35,8 @@ AS_IT_STANDS = Forms(parts=frozenset(("system", "developer", "user", "assistant"
 
 def read(path, limit=None):
     (source,) = open_sources([str(path)])
-    if source.kind == "json-array":
-        pieces = []
-        cut_array(path, lambda number, data: pieces.append(data), 2**16)
-        raws = [line for piece in pieces for line in piece.splitlines()]
-    else:
-        raws = (line.raw for partition in partitions(source) for line in read_partition(partition))
     format = reading.detect(first_rows(source), source.name)
-    rows = (row for raw in itertools.islice(raws, limit) if isinstance(row := parse(raw), dict))
+    rows = (row for raw in itertools.islice(read_source(source), limit) if isinstance(row := parse(raw), dict))
     return [row for row in (reading.convert(format, row) for row in rows) if isinstance(row, Conversation)]
 
 

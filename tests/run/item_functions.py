@@ -54,6 +54,10 @@ def no_memory() -> NoReturn:
     raise MemoryError
 
 
+def no_memory_to_load_a_library() -> NoReturn:
+    raise ImportError("libarrow.so: failed to map segment from shared object")
+
+
 def os_error(name: str) -> NoReturn:
     code = getattr(errno, name)
     raise OSError(code, os.strerror(code), "shard.arrow")

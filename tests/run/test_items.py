@@ -49,6 +49,7 @@ def test_arguments_must_be_json() -> None:
     [
         ("data_error", {"text": "a.jsonl, row 3: no"}, DataError, "^a.jsonl, row 3: no$"),
         ("no_memory", {}, MachineError, "^part 7: out of memory; use fewer --workers"),
+        ("no_memory_to_load_a_library", {}, MachineError, "^part 7: out of memory; use fewer --workers"),
         ("os_error", {"name": "ENOSPC"}, MachineError, "^part 7: the disk is full .*shard.arrow.*free some space"),
         ("os_error", {"name": "EDQUOT"}, MachineError, "the disk is full"),
         ("os_error", {"name": "EIO"}, MachineError, "the machine failed"),

@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from premask.errors import MachineError
-from premask.store.atomic import HashedFile, atomic_write, remove_leftovers, write_json
+from premask.store import atomic
+from premask.store.atomic import atomic_write, remove_leftovers, write_json
 
 
 def test_the_file_appears_whole_and_is_hashed(tmp_path):
@@ -49,12 +51,13 @@ def test_files_get_the_usual_permissions(tmp_path):
     assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o640
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-def test_a_failing_disk_is_the_machines_fault(tmp_path, monkeypatch, code):
-    def fail(self, data):
+@pytest.mark.parametrize("place", [(atomic, "_write_all"), (os, "fsync"), (Path, "replace"), (Path, "open")])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG])
+def test_a_failing_disk_is_the_machines_fault(tmp_path, monkeypatch, code, place):
+    def fail(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(HashedFile, "write", fail)
+    monkeypatch.setattr(*place, fail)
     batch = pa.record_batch({"a": pa.array([1], pa.int8())})
     with (
         pytest.raises(MachineError, match=r"shard: could not be written: .*; .*choose another --out"),
@@ -62,6 +65,15 @@ def test_a_failing_disk_is_the_machines_fault(tmp_path, monkeypatch, code):
         pa.ipc.new_stream(file, batch.schema) as writer,
     ):
         writer.write_batch(batch)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_an_error_of_whoever_makes_the_content_is_not_the_disks(tmp_path, code):
+    with pytest.raises(OSError, match="source") as caught, atomic_write(tmp_path / "file") as file:
+        file.write(b"half")
+        raise OSError(code, os.strerror(code), "source.jsonl")
+    assert caught.value.errno == code
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,6 @@
 import random
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -132,12 +131,12 @@ KINDS: Sequence[Damage] = (
 class Patient:
     """A dataset that is damaged and mended again and again."""
 
-    def __init__(self, folder: Path, rng: random.Random, rows: int = 120) -> None:
+    def __init__(self, folder: Path, rng: random.Random, rows: int = 60) -> None:
         from premask.cli import run
 
         small.shrink()
         self.rng, self.out, self.spare = rng, folder / "out", folder / "spare"
-        self.sources = small.write_sources(folder / "sources", rows)
+        self.sources = small.write_mixture(folder / "sources", rows)
         code = run(small.arguments(self.sources, self.out, "--workers", "1"))
         if code:
             raise AssertionError(f"the dataset could not be prepared: {code}")
@@ -190,7 +189,7 @@ class Patient:
         shutil.copytree(self.spare, self.out)
 
 
-def run(folder: Path, damages: int, seed: int, rows: int = 120) -> Tally:
+def run(folder: Path, damages: int, seed: int, rows: int = 60) -> Tally:
     """Damage until so many damages are done, mostly one at a time, sometimes several."""
     patient = Patient(folder, random.Random(seed), rows)
     while patient.tally.damages.total() < damages and len(patient.tally.failures) < 10:
@@ -202,16 +201,3 @@ def report(tally: Tally) -> list[str]:
     """The tally in lines."""
     lines = [f"{tally.damages.total()} damages", *(f"  {n:4}  {name}" for name, n in tally.damages.most_common())]
     return [*lines, f"{tally.bytes:,} bytes compared", *tally.failures]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """`damage.py FOLDER [DAMAGES] [SEED]`"""
-    folder, damages, seed = Path(arguments[0]), int((arguments[1:2] or ["500"])[0]), int((arguments[2:3] or ["0"])[0])
-    began = time.monotonic()
-    tally = run(folder, damages, seed)
-    print("\n".join(report(tally)), f"{time.monotonic() - began:.0f} s", sep="\n")
-    return bool(tally.failures)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,9 @@ sys.path.insert(0, str(HERE))
 import small  # noqa: E402
 
 VICTIMS = ("self", "driver", "all")
-PATIENCE = 120.0
+PATIENCE = 300.0
+TRIES = 3
+"""How often premask begins an item before its workers' deaths end the run."""
 
 
 @dataclass
@@ -29,9 +31,8 @@ class Tally:
 
     kills: Counter[str] = field(default_factory=Counter)
     """By phase and place."""
-    victims: Counter[str] = field(default_factory=Counter)
     finished: int = 0
-    """Datasets that were finished after at least one kill, and compared."""
+    """Datasets that were compared."""
     bytes: int = 0
     failures: list[str] = field(default_factory=list)
 
@@ -39,13 +40,13 @@ class Tally:
 class Arena:
     """A folder in which runs are killed."""
 
-    def __init__(self, folder: Path, rng: random.Random, rows: int = 120) -> None:
+    def __init__(self, folder: Path, rng: random.Random, rows: int = 60) -> None:
         self.folder, self.rng = folder, rng
-        self.sources = small.write_sources(folder / "sources", rows)
+        self.sources = small.write_mixture(folder / "sources", rows)
         self.out = folder / "out"
         self.tally = Tally()
         began = time.monotonic()
-        code = self.attempt(event=None, workers=2)
+        code = self.attempt(workers=2)
         if code:
             raise AssertionError(f"the undisturbed run ended with {code}")
         self.seconds = time.monotonic() - began
@@ -54,15 +55,19 @@ class Arena:
         self.size = sum(path.stat().st_size for path in self.out.rglob("*") if path.is_file())
 
     def attempt(
-        self, event: int | None, workers: int, victim: str = "self", after: float | None = None, *more: str
+        self,
+        workers: int,
+        events: Mapping[int, str] | None = None,
+        after: float | None = None,
+        call: Sequence[str] | None = None,
     ) -> int:
-        """One run, to be killed at an event, or after so many seconds, or not at all; its exit code."""
+        """One run, its exit code; SIGKILL at some events (to whom, by number), or after so many seconds, or never."""
         spec = self.folder / "spec"
         shutil.rmtree(spec, ignore_errors=True)
         spec.mkdir()
         (spec / "count").write_text("0")
-        (spec / "spec.json").write_text(json.dumps({"event": event, "victim": victim}))
-        call = small.arguments(self.sources, self.out, "--workers", str(workers), *more)
+        (spec / "spec.json").write_text(json.dumps({"events": dict(events or {})}))
+        call = [*(call or small.arguments(self.sources, self.out)), "--workers", str(workers)]
         command = [sys.executable, str(HERE / "mortal.py"), str(spec / "spec.json"), "driver", *call]
         with (self.folder / "stderr").open("w+") as errors:
             process = subprocess.Popen(command, stderr=errors, start_new_session=True)
@@ -72,7 +77,7 @@ class Arena:
                 if after is None:
                     process.kill()
                     raise AssertionError("a run hangs") from None
-                self._kill_now(process, victim)
+                self._kill_now(process, self.rng.choice(VICTIMS))
                 process.wait(PATIENCE)
         return process.returncode
 
@@ -80,11 +85,10 @@ class Arena:
         """SIGKILL to the driver, to one worker, or to all of them."""
         workers = _children(process.pid)
         chosen = {"self": self.rng.sample(workers, min(1, len(workers))), "driver": [], "all": workers}[victim]
+        role = "driver and workers" if victim == "all" else "worker" if chosen else "driver"
         phase = self.folder / "spec" / "phase"
-        where = phase.read_text() if phase.exists() else "start"
-        role = "worker" if victim == "self" and chosen else "driver"
-        with (self.folder / "spec" / "kills").open("a") as file:
-            file.write(json.dumps({"role": role, "phase": where, "point": "at a random moment"}) + "\n")
+        kill = {"role": role, "phase": phase.read_text() if phase.exists() else "start", "point": "at a random moment"}
+        (self.folder / "spec" / "kills").write_text(json.dumps(kill) + "\n")
         for pid in [*chosen, *([] if role == "worker" else [process.pid])]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -93,34 +97,54 @@ class Arena:
         """One dataset: killed again and again, resumed every time, compared at the end."""
         rng, begun = self.rng, time.monotonic()
         shutil.rmtree(self.out)
+        call = small.arguments(self.sources, self.out)
         more = ["--fresh"] if rng.random() < 0.2 else []
         if more:  # over a finished dataset: the killed run has something to clear away
-            self._expect_finished(self.attempt(None, 2))
+            self._expect_finished(self.attempt(2))
+        code = -signal.SIGKILL
         for _ in range(rng.randint(2, 9)):
-            by_event, victim = rng.random() < 0.7, rng.choice(VICTIMS)
-            event = 1 + int(self.events * rng.random() ** 1.5) if by_event else None  # a resumed run has fewer
-            after = None if by_event else rng.uniform(0.3, 1.2) * self.seconds
-            code = self.attempt(event, rng.choice((1, 2, 2, 5)), victim, after, *more)
-            self._count(victim)
+            events = self._events(self.events)
+            after = None if rng.random() < 0.7 else rng.uniform(0.3, 1.2) * self.seconds
+            code = self.attempt(rng.choice((1, 2, 2, 5)), {} if after else events, after, [*call, *more])
             more = []
-            if code == 0:
-                break
-            if code != -signal.SIGKILL:
-                self._fail(f"exit code {code} after a kill: {(self.folder / 'stderr').read_text()[-500:]}")
+            if self._count(code):
                 break
         if code:
-            code = self.attempt(None, rng.choice((1, 2, 5)))
-        self._expect_finished(code)
-        print(f"{sum(self.tally.kills.values())} kills, {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)
+            code = self.attempt(rng.choice((1, 2, 5)))
+        if self._expect_finished(code) and rng.random() < 0.4:
+            self._torment_a_repair()
+        print(f"{self.tally.kills.total()} kills, {time.monotonic() - begun:.1f} s", file=sys.stderr, flush=True)
 
-    def _count(self, victim: str) -> None:
+    def _torment_a_repair(self) -> None:
+        """Files lost, the manifest perhaps among them; repairs killed, and one that ends."""
+        rng = self.rng
+        lost = set(rng.sample(sorted(self.expected), 4)) | set(rng.sample(["manifest.json", "plan.arrow"], 1))
+        for name in lost - {small.UNREPEATABLE}:  # the manifest can be made again from it
+            (self.out / name).unlink()
+        call = ["repair", str(self.out), "--quiet"]
+        for _ in range(rng.randint(1, 4)):
+            if self._count(self.attempt(rng.choice((1, 2)), self._events(200), call=call)):
+                break
+        self._expect_finished(self.attempt(1, call=call))
+
+    def _events(self, number: int) -> dict[int, str]:
+        """At which of so many events whom a kill hits; sooner rather than later, since a resumed run has fewer."""
+        rng = self.rng
+        return {1 + int(number * rng.random() ** 1.5): rng.choice(VICTIMS) for _ in range(rng.choice((1, 2, 4)))}
+
+    def _count(self, code: int) -> bool:
+        """Count the kills of a run that ended with `code`; whether there is nothing more to kill."""
         kills = self.folder / "spec" / "kills"
-        for line in kills.read_text().splitlines() if kills.exists() else []:
+        fallen = kills.read_text().splitlines() if kills.exists() else []
+        for line in fallen:
             kill = json.loads(line)
             self.tally.kills[f"{kill['role']}, {kill['phase']}: {kill['point']}"] += 1
-            self.tally.victims[victim if kill["role"] != "worker" or victim != "self" else "a worker"] += 1
+        lost = code == 3 and len(fallen) >= TRIES  # the workers of one item, one after the other
+        if not lost and code not in (0, -signal.SIGKILL):
+            self._fail(f"exit code {code} after {len(fallen)} kills: {(self.folder / 'stderr').read_text()[-500:]}")
+        return not lost and code != -signal.SIGKILL
 
-    def _expect_finished(self, code: int) -> None:
+    def _expect_finished(self, code: int) -> bool:
         if code:
             self._fail(f"exit code {code}: {(self.folder / 'stderr').read_text()[-500:]}")
         elif wrong := small.differences(self.expected, small.digests(self.out)):
@@ -128,6 +152,8 @@ class Arena:
         else:
             self.tally.finished += 1
             self.tally.bytes += self.size
+            return True
+        return False
 
     def _fail(self, text: str) -> None:
         kept = self.folder / f"failure-{len(self.tally.failures)}"
@@ -143,10 +169,10 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def run(folder: Path, kills: int, seed: int) -> Tally:
+def run(folder: Path, kills: int, seed: int, rows: int = 60) -> Tally:
     """Kill until so many kills have fallen."""
-    arena = Arena(folder, random.Random(seed))
-    while sum(arena.tally.kills.values()) < kills and len(arena.tally.failures) < 5:
+    arena = Arena(folder, random.Random(seed), rows)
+    while arena.tally.kills.total() < kills and len(arena.tally.failures) < 5:
         arena.torment()
     return arena.tally
 
@@ -156,22 +182,9 @@ def report(tally: Tally) -> list[str]:
     by_phase = Counter[str]()
     for name, count in tally.kills.items():
         by_phase[name.partition(":")[0]] += count
-    lines = [f"{sum(tally.kills.values())} kills", *(f"  {n:4}  {name}" for name, n in sorted(by_phase.items()))]
+    lines = [f"{tally.kills.total()} kills", *(f"  {n:4}  {name}" for name, n in sorted(by_phase.items()))]
     by_point = Counter[str]()
     for name, count in tally.kills.items():
         by_point[name.partition(": ")[2]] += count
     lines += [*(f"  {n:4}  {name}" for name, n in by_point.most_common())]
     return [*lines, f"{tally.finished} datasets finished and compared, {tally.bytes:,} bytes", *tally.failures]
-
-
-def main(arguments: Sequence[str]) -> int:
-    """`kills.py FOLDER [KILLS] [SEED]`"""
-    folder, kills, seed = Path(arguments[0]), int((arguments[1:2] or ["200"])[0]), int((arguments[2:3] or ["0"])[0])
-    began = time.monotonic()
-    tally = run(folder, kills, seed)
-    print("\n".join(report(tally)), f"{time.monotonic() - began:.0f} s", sep="\n")
-    return bool(tally.failures)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

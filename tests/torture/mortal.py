@@ -2,7 +2,7 @@
 
 Nothing in premask knows of this. The wrapper replaces a few functions of the process that it runs, driver or worker, by
 ones that count an event before going on: a write, a flush, just before and just after a rename, a removal, a process
-that starts. At the event whose number the spec names, SIGKILL goes to the process itself, to its driver, or to all.
+that starts. At the events whose numbers the spec names, SIGKILL goes to the process itself, to its driver, or to all.
 """
 
 import fcntl
@@ -41,14 +41,15 @@ class Mortal:
             file.seek(0)
             file.write(str(number))
             file.truncate()
-        if number == self.spec["event"]:
-            self.note(point)
-            self.kill(self.spec["victim"])
+        if victim := self.spec["events"].get(str(number)):
+            self.note(point, victim)
+            self.kill(victim)
 
-    def note(self, point: str) -> None:
-        """Write down where the kill falls."""
+    def note(self, point: str, victim: str) -> None:
+        """Write down whom the kill hits, and where."""
+        role = {"self": self.role, "driver": "driver", "all": "driver and workers"}[victim]
         with (self.folder / "kills").open("a") as file:
-            file.write(json.dumps({"role": self.role, "phase": self.phase, "point": point}) + "\n")
+            file.write(json.dumps({"role": role, "phase": self.phase, "point": point}) + "\n")
 
     def kill(self, victim: str) -> None:
         own = os.getpid()

@@ -3,6 +3,8 @@
 The sizes of partitions and shards are constants of premask; `shrink` replaces them, in whatever process calls it.
 """
 
+import csv
+import gzip
 import hashlib
 import importlib
 import json
@@ -11,6 +13,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.feather as feather
+import pyarrow.parquet as pq
 
 REPOSITORY = Path(__file__).parents[2]
 SAMPLES = REPOSITORY / "data" / "samples"
@@ -40,6 +46,42 @@ def write_sources(folder: Path, rows: int = 120) -> list[str]:
     paths.append(folder / "generated.jsonl")
     paths[-1].write_text("\n".join(lines) + "\n")
     return [str(path) for path in paths]
+
+
+def write_mixture(folder: Path, rows: int = 60) -> list[str]:
+    """Sources of every kind, and a recipe with everything that makes one source row several examples, or none.
+
+    A validation split, long rows that are split, sources that come twice, duplicates that are dropped, filters. Returns
+    the words of the command line that stand for them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(11)
+    chats = [
+        [_turn(rng, role) for _ in range(rng.randint(1, 3)) for role in ("user", "assistant")] for _ in range(rows)
+    ]
+    long = [[_turn(rng, role) for _ in range(rng.randint(8, 20)) for role in ("user", "assistant")] for _ in range(9)]
+    plain = [[{key: turn[key] for key in ("role", "content")} for turn in chat] for chat in chats]
+    lines = "".join(json.dumps({"messages": chat}) + "\n" for chat in [*chats, *long, *chats[::7]])
+    (folder / "chats.jsonl").write_text(lines + "{broken\n")
+    (folder / "packed.jsonl.gz").write_bytes(gzip.compress(lines[: len(lines) // 3].encode(), mtime=0))
+    pq.write_table(pa.table({"messages": plain[: rows // 2]}), folder / "table.parquet", row_group_size=10)
+    feather.write_feather(pa.table({"messages": long[:2] + plain[rows // 2 :]}), str(folder / "table.arrow"))
+    pairs = [[chat[0]["content"], chat[1]["content"]] for chat in chats]
+    with (folder / "cells.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["prompt", "completion"], *pairs])
+    (folder / "array.json").write_text(json.dumps([{"prompt": p, "completion": c[::-1]} for p, c in pairs]))
+    recipe = {
+        "sources": [
+            *({"path": str(folder / name)} for name in ("chats.jsonl", "packed.jsonl.gz", "table.arrow", "array.json")),
+            *({"path": str(folder / name), "repeat": 3} for name in ("table.parquet", "cells.csv")),
+        ],
+        "overflow": "split",
+        "duplicates": "drop",
+        "validation": 0.2,
+        "filters": {"min_tokens": 14},
+    }
+    (folder / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    return ["--recipe", str(folder / "recipe.yaml")]
 
 
 def _turn(rng: random.Random, role: str) -> dict[str, Any]:

@@ -7,6 +7,9 @@ compared; a row that differs, and every row of any other tokenizer, takes the of
 
 A token may swallow the white space beside it (`lstrip`, `rstrip`: Phi-3's control tokens do). It covers its own text
 only; what it swallowed belongs to no token.
+
+A fast backend (`backends.py`) may give the ids of byte-level tokenizers. The reference encodes one row in a thousand
+again, and the lengths of every row are checked as ever; the first difference raises `BackendDiffers`.
 """
 
 import functools
@@ -19,17 +22,18 @@ import orjson
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from premask.dtypes import BoolArray, Int32Array, Int64Array
+from premask.dtypes import BoolArray, Int32Array, Int64Array, offsets_of
+from premask.encode.backends import REFERENCE, Backend, BackendDiffers, load
+from premask.encode.kind import is_byte_level, is_lossless, keeps_ascii
+from premask.encode.vocabulary import SpeltVocabulary, spelt_vocabulary
 from premask.errors import UsageError
 
 BATCH = 500
 """Texts encoded at a time: live encodings are heavy, and larger batches were not faster."""
 
-_UNICODE_FORMS = {"NFC", "NFD", "NFKC", "NFKD"}
-"""Normalizers that leave at least a quarter of a text's bytes (NFKC makes one byte of a mathematical letter's four)."""
-
 AUDIT_EVERY = 1000
-"""One row in so many is compared byte by byte also where the lengths alone are proof enough."""
+"""One row in so many is compared byte by byte also where the lengths alone are proof enough, and encoded by the
+reference also where another backend is admitted."""
 
 _WHITE_SPACE = np.array([i for i in range(0x3001) if chr(i).isspace() and not 0x1C <= i <= 0x1F], np.uint32)
 """Unicode's `White_Space`, what `lstrip` and `rstrip` of a token swallow."""
@@ -70,50 +74,68 @@ class Encoder:
     def __init__(self, tokenizer_json: bytes) -> None:
         spec: dict[str, Any] = orjson.loads(tokenizer_json)
         # Nothing is cut, padded or added, so a post-processor could only trim spaces off the offsets.
-        self._spec = {**spec, "truncation": None, "padding": None, "post_processor": None}
-        self._tokenizer = _loaded(self._spec)
-        declared = self._spec.get("added_tokens") or []
+        self.spec = {**spec, "truncation": None, "padding": None, "post_processor": None}
+        self.raw = orjson.dumps(self.spec)
+        self._tokenizer = _loaded(self.raw)
+        declared = self.spec.get("added_tokens") or []
         # The ids that the tokenizer gives, which are not always those that its file names.
-        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        ids: dict[str, int] = {t["content"]: self._tokenizer.token_to_id(t["content"]) for t in declared}  # type: ignore[misc]
         self.added = [AddedToken(ids[t["content"]], t["content"], t["special"]) for t in declared]
-        self.byte_level, self.lossless = _byte_level(self._spec), _lossless(self._spec)
-        self.vocabulary_size = max(ids.values(), default=-1) + 1
+        self._keeps_ascii = keeps_ascii(self.spec)
+        self.byte_level, self.lossless = is_byte_level(self.spec), is_lossless(self.spec)
+        self._own = self._own_vocabulary()
+        self.vocabulary_size = max(max(self._own.values(), default=-1), max(ids.values(), default=-1)) + 1
         if not 0 < self.vocabulary_size <= MAX_VOCABULARY:
             raise UsageError(
                 f"tokenizer.json: expected ids from 0 to {MAX_VOCABULARY - 1:,}, found {self.vocabulary_size - 1:,} "
                 "as the largest. The file is damaged: fetch it again"
             )
         self._swallowing = {ids[t["content"]]: t["content"] for t in declared if t.get("lstrip") or t.get("rstrip")}
+        self.backend = REFERENCE
+        """Who gives the ids."""
+        self._fast: Backend | None = None
+        self._seen = 0
+        self.audited = 0
+        """Rows of a fast backend that the reference encoded again, and found to be the same."""
+
+    def use(self, backend: str) -> None:
+        """Take the ids from a backend, one of `backends.BACKENDS`. Byte-level tokenizers only; UsageError as `load`."""
+        if backend != self.backend:
+            self._fast = None if backend == REFERENCE else load(backend, self.raw)
+            self.backend = backend
+
+    def _own_vocabulary(self) -> dict[str, int]:
+        model = self.spec["model"]
+        if model.get("type") == "BPE":  # as it stands in the file; the tokenizer is slow to tell it
+            own: dict[str, int] = model["vocab"]
+            return own
+        return dict(self._tokenizer.get_vocab(with_added_tokens=False))
+
+    @functools.cached_property
+    def _spelt(self) -> SpeltVocabulary:
+        return spelt_vocabulary(self._own, {token.id: token.content for token in self.added}, self.vocabulary_size)
 
     @functools.cached_property
     def token_bytes(self) -> list[bytes]:
         """The bytes of every id; empty where it has none of its own. Byte-level tokenizers only."""
-        to_byte = _byte_alphabet()
-        table = [b""] * self.vocabulary_size
-        for token, i in self._tokenizer.get_vocab(with_added_tokens=False).items():
-            if all(c in to_byte for c in token):
-                table[i] = bytes(to_byte[c] for c in token)
-        for added in self.added:
-            table[added.id] = added.content.encode()
-        return table
+        return self._spelt.as_list()
 
-    @functools.cached_property
+    @property
     def byte_lengths(self) -> Int32Array:
-        """`[V]` int32, bytes of every id."""
-        return np.array([len(b) for b in self.token_bytes], np.int32)
+        """`[V]` int32, bytes of every id. Byte-level tokenizers only."""
+        return self._spelt.lengths
 
     @functools.cached_property
     def bytes_per_token(self) -> int | None:
         """No token stands for more bytes of a text, white space aside; None where there is no such bound."""
-        forms = _components(self._spec.get("normalizer"))
-        if not _lossless({**self._spec, "normalizer": None}) or any(f["type"] not in _UNICODE_FORMS for f in forms):
+        if not self._keeps_ascii:
             return None
-        return int(self.byte_lengths.max()) * (4 if forms else 1)
+        return int(self.byte_lengths.max()) * (1 if self.lossless else 4)
 
     def renamed(self, names: Mapping[str, str]) -> "Encoder":
         """The same tokenizer, finding other texts in place of some added tokens (their ids may differ)."""
-        added = [{**t, "content": names.get(t["content"], t["content"])} for t in self._spec.get("added_tokens") or []]
-        return Encoder(orjson.dumps({**self._spec, "added_tokens": added}))
+        added = [{**t, "content": names.get(t["content"], t["content"])} for t in self.spec.get("added_tokens") or []]
+        return Encoder(orjson.dumps({**self.spec, "added_tokens": added}))
 
     def id_of(self, token: str) -> int | None:
         """The id of a token."""
@@ -129,25 +151,46 @@ class Encoder:
         return table
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Encode texts. Nothing is added, cut or padded."""
+        """Encode texts. Nothing is added, cut or padded. Raises `BackendDiffers` (see above)."""
+        if self._fast is None:
+            return self._by_reference(texts)
+        ids, offsets = self._fast.encode(texts)
+        for row in range(-self._seen % AUDIT_EVERY, len(texts), AUDIT_EVERY):
+            if not np.array_equal(self.reference_ids(texts[row]), ids[offsets[row] : offsets[row + 1]]):
+                raise self._differs()
+            self.audited += 1
+        self._seen += len(texts)
+        return self.locate(texts, ids, offsets)
+
+    def reference_ids(self, text: str) -> Int32Array:
+        """The ids of a text by the reference."""
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def _differs(self) -> Exception:
+        if self._fast is None:
+            return AssertionError("bug in premask: offsets were asked for ids that are not the tokenizer's own")
+        return BackendDiffers(
+            f"--encoder {self.backend}: expected the ids of {REFERENCE}, found others; use --encoder {REFERENCE}"
+        )
+
+    def _by_reference(self, texts: Sequence[str]) -> Encoded:
         tokenizer = self._tokenizer
         encode = (
             tokenizer.encode_batch_fast if self.byte_level else tokenizer.encode_batch
         )  # the fast one has no offsets
-        parts, places, lengths = [], [], np.zeros(len(texts) + 1, np.int64)
+        parts, places, lengths = [], [], np.zeros(len(texts), np.int64)
         for first in range(0, len(texts), BATCH):
             batch = encode(list(texts[first : first + BATCH]), add_special_tokens=False)
-            for n, encoding in enumerate(batch, first + 1):
+            for n, encoding in enumerate(batch, first):
                 parts.append(np.array(encoding.ids, np.int32))
                 lengths[n] = len(parts[-1])
                 if not self.byte_level:
-                    places.append(self._to_bytes(texts[n - 1], encoding))
+                    places.append(self._to_bytes(texts[n], encoding))
         ids = np.concatenate([np.zeros(0, np.int32), *parts])
-        offsets = np.cumsum(lengths)
         if self.byte_level:
-            return self.locate(texts, ids, offsets)
+            return self.locate(texts, ids, offsets_of(lengths))
         starts, ends = np.concatenate([np.zeros((0, 2), np.int32), *places]).T
-        return Encoded(ids, offsets, starts, ends, len(texts))
+        return Encoded(ids, offsets_of(lengths), starts, ends, len(texts))
 
     def locate(self, texts: Sequence[str], ids: Int32Array, offsets: Int64Array) -> Encoded:
         """Where the tokens `ids` lie in `texts`."""
@@ -161,21 +204,23 @@ class Encoder:
             a, b = offsets[row], offsets[row + 1]
             encoding = self._tokenizer.encode(texts[row], add_special_tokens=False)
             if encoding.ids != ids[a:b].tolist():
-                raise AssertionError("bug in premask: offsets were asked for ids that are not the tokenizer's own")
+                raise self._differs()
             starts[a:b], ends[a:b] = self._to_bytes(texts[row], encoding).T
         return Encoded(ids, offsets, starts, ends, int(differing.sum()))
 
     def _differing(self, texts: Sequence[str], ids: Int32Array, offsets: Int64Array, ends: Int32Array) -> BoolArray:
-        """Rows whose ids do not spell their text, byte for byte."""
-        table = self.token_bytes
-        differing = np.zeros(len(texts), bool)
-        for row, text in enumerate(texts):
-            a, b = offsets[row], offsets[row + 1]
-            spelt = ends[b - 1] if b > a else 0
-            if spelt != (len(text) if text.isascii() else len(text.encode())):
-                differing[row] = True
-            elif not self.lossless or row % AUDIT_EVERY == 0:
-                differing[row] = b"".join([table[i] for i in ids[a:b].tolist()]) != text.encode()
+        """`[N]` which rows have ids that do not spell their text, byte for byte."""
+        plain = np.fromiter(map(str.isascii, texts), bool, len(texts))
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        for row in np.flatnonzero(~plain):
+            sizes[row] = len(texts[row].encode())
+        spelt = np.where(np.diff(offsets) > 0, np.append(ends, 0)[offsets[1:] - 1], 0)
+        differing: BoolArray = spelt != sizes
+        compared = ~differing & ~(plain & self._keeps_ascii | self.lossless)
+        compared[::AUDIT_EVERY] |= ~differing[::AUDIT_EVERY]
+        for row in np.flatnonzero(compared):
+            spelling = self._spelt.join(ids[offsets[row] : offsets[row + 1]])
+            differing[row] = spelling != texts[row].encode()
         return differing
 
     def _to_bytes(self, text: str, encoding: Encoding) -> Int32Array:
@@ -194,13 +239,13 @@ class Encoder:
     def spell(self, ids: Sequence[int]) -> bytes:
         """The bytes of some ids, for showing them."""
         if self.byte_level:
-            return b"".join(self.token_bytes[i] for i in ids)
+            return self._spelt.join(np.array(ids, np.int32))
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False)).encode()
 
 
-def _loaded(spec: dict[str, Any]) -> Tokenizer:
+def _loaded(spec: bytes) -> Tokenizer:
     try:
-        return Tokenizer.from_str(orjson.dumps(spec).decode())
+        return Tokenizer.from_str(spec.decode())
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise  # an interrupt
@@ -221,48 +266,3 @@ def _first_ink(codes: NDArray[np.uint32]) -> Int64Array:
     """`[n + 1]` the first place at or behind every character of a text that is not white space."""
     places = np.append(np.where(np.isin(codes, _WHITE_SPACE), len(codes), np.arange(len(codes))), len(codes))
     return np.minimum.accumulate(places[::-1])[::-1]
-
-
-def _components(spec: Any) -> list[dict[str, Any]]:
-    if spec is None:
-        return []
-    parts = spec.get("pretokenizers") or spec.get("normalizers") or spec.get("decoders")
-    return [c for p in parts for c in _components(p)] if parts is not None else [spec]
-
-
-def _byte_level(spec: dict[str, Any]) -> bool:
-    """Whether every id stands for bytes of the (normalized) text, and nothing else is added to it."""
-    pre = _components(spec.get("pre_tokenizer"))
-    levels = [c for c in pre if c["type"] == "ByteLevel"]
-    flags = ("lstrip", "rstrip", "single_word")
-    plain = not any(t.get(f) for t in spec.get("added_tokens", []) for f in flags)
-    model = spec["model"]
-    affixes = model.get("continuing_subword_prefix") or model.get("end_of_word_suffix")
-    return (
-        model.get("type", "BPE") == "BPE"
-        and len(levels) == 1
-        and not levels[0]["add_prefix_space"]
-        and plain
-        and not affixes
-    )
-
-
-def _lossless(spec: dict[str, Any]) -> bool:
-    """Whether a text always comes back from its ids, by the tokenizer's components."""
-    splits = {"ByteLevel", "Split", "Digits", "Whitespace", "Punctuation"}
-    removing = any(
-        c["type"] == "Split" and c["behavior"] == "Removed" and not c.get("invert")
-        for c in _components(spec["pre_tokenizer"])
-    )
-    known = all(c["type"] in splits - {"Whitespace"} for c in _components(spec.get("pre_tokenizer")))
-    return _byte_level(spec) and not _components(spec.get("normalizer")) and known and not removing
-
-
-@functools.cache
-def _byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: the printable character that stands for every byte
-    (https://github.com/openai/gpt-2/blob/master/src/encoder.py).
-    """
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}

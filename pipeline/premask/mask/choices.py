@@ -48,6 +48,8 @@ class Path:
     """`[t]` first piece of every stretch that the model emits, trained or not."""
     turn_ends: Int64Array
     """`[t]` piece behind."""
+    word_starts: Int64Array
+    """`[t]` first piece of the same, with what the assistant itself wrote of the generation prompt."""
     texts: Int64Array
     """`[x]` the pieces that are the conversation's own text."""
     control_pieces: Int64Array
@@ -82,6 +84,7 @@ def choose(turns: Turns, texts: list[int], roles: list[str], searchable: bool, c
         default={"all": messages >= 0, "last": messages == last, "none": messages < 0}[choices.train_on],
         turn_starts=_column(s.start for s in whole),
         turn_ends=_column(s.end for s in whole),
+        word_starts=_column(_words_from(s, turns, frozenset(texts)) for s in whole),
         texts=_column(texts),
         control_pieces=_column(piece for piece, _, _ in turns.controls),
         control_bytes=_column(byte for _, byte, _ in turns.controls),
@@ -98,6 +101,14 @@ def choose(turns: Turns, texts: list[int], roles: list[str], searchable: bool, c
 
 def _column(values: Iterable[int]) -> Int64Array:
     return np.fromiter(values, np.int64)
+
+
+def _words_from(stretch: Stretch, turns: Turns, texts: frozenset[int]) -> int:
+    """The first piece of a turn's own words: texts that end as the generation prompt does begin before the turn."""
+    start = stretch.start
+    while start - 1 in texts and turns.owners[start - 1] == stretch.message:
+        start -= 1
+    return start
 
 
 def _chosen(stretch: Stretch, last: int, choices: Choices) -> bool:

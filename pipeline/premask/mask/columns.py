@@ -49,10 +49,17 @@ class Columns:
 
     def turns(self) -> tuple[Places, Int64Array]:
         """The stretches that the model emits: their places and ends."""
-        rows = [np.repeat(g.rows, len(g.analysis.turn_starts)) for g in self.groups]
-        pairs = list(zip(self.groups, self.borders, strict=True))
-        starts = _joined([b[:, g.analysis.turn_starts].ravel() for g, b in pairs])
-        ends = _joined([b[:, g.analysis.turn_ends].ravel() for g, b in pairs])
+        return self._stretches([g.analysis.turn_starts for g in self.groups])
+
+    def words(self) -> tuple[Places, Int64Array]:
+        """The same, from the first of the assistant's own words, which may begin within the generation prompt."""
+        return self._stretches([g.analysis.word_starts for g in self.groups])
+
+    def _stretches(self, first: list[Int64Array]) -> tuple[Places, Int64Array]:
+        """Places and ends of the stretches of every group from pieces `first` to the ends of its turns."""
+        rows = [np.repeat(g.rows, len(f)) for g, f in zip(self.groups, first, strict=True)]
+        starts = _joined([b[:, f].ravel() for b, f in zip(self.borders, first, strict=True)])
+        ends = _joined([b[:, g.analysis.turn_ends].ravel() for g, b in zip(self.groups, self.borders, strict=True)])
         all_rows = _joined(rows)
         order = np.argsort(all_rows, kind="stable")
         return Places(all_rows[order], starts[order]), ends[order]

@@ -9,6 +9,7 @@ due: one comparison of two sorted lists over the batch. Only such rows are encod
 template's own control tokens taken for plain text (`encode/escape.py`).
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from premask.dtypes import BoolArray, Int64Array
 from premask.encode.encoder import AddedToken, Encoded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Vocabulary:
     """The tokens of a tokenizer that mean something to a chat template."""
 
@@ -34,11 +35,19 @@ class Vocabulary:
         """Every control token in a text, in order: its first character and its text; the longest wins, as in
         encoding.
         """
-        return _find(text, self.controls)
+        return _find(text, self._of_controls)
 
     def find_all(self, text: str) -> list[tuple[int, str]]:
         """As `find`, tags included."""
-        return _find(text, self.controls | self.tags)
+        return _find(text, self._of_all)
+
+    @functools.cached_property
+    def _of_controls(self) -> re.Pattern[str] | None:
+        return _pattern(self.controls)
+
+    @functools.cached_property
+    def _of_all(self) -> re.Pattern[str] | None:
+        return _pattern(self.controls | self.tags)
 
     def ids(self, size: int) -> BoolArray:
         """`[size]` which ids are control tokens or tags."""
@@ -72,11 +81,12 @@ def _mate(tag: str) -> str | None:
     return f"{opening}{'' if slash else '/'}{name}{closing}"
 
 
-def _find(text: str, tokens: dict[str, int]) -> list[tuple[int, str]]:
-    if not tokens:
-        return []
-    pattern = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))
-    return [(m.start(), m.group()) for m in re.finditer(pattern, text)]
+def _pattern(tokens: dict[str, int]) -> re.Pattern[str] | None:
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True)))) if tokens else None
+
+
+def _find(text: str, pattern: re.Pattern[str] | None) -> list[tuple[int, str]]:
+    return [(m.start(), m.group()) for m in pattern.finditer(text)] if pattern else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,8 @@ def unexpected(
     rows = np.searchsorted(encoded.offsets, found, "right") - 1
     key = _keys(rows, encoded.starts[found].astype(np.int64))
     due_key = _keys(due.rows, due.starts)
+    if np.array_equal(key, due_key):  # as in nearly every batch
+        return np.zeros(texts, bool)
     stray = ~np.isin(key, due_key)
     inside = np.searchsorted(_keys(stretches.rows, stretches.starts), key, "right") - 1
     allowed = (inside >= 0) & tags[encoded.ids[found]]

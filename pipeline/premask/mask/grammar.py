@@ -18,7 +18,8 @@ from premask.encode.encoder import Encoder
 from premask.mask.controls import Vocabulary
 from premask.mask.parts import Part, Tags
 from premask.mask.search import Marker, Markers, differing, haystack, search
-from premask.mask.turns import REASONING_KEYS, Turns, find_turns, runs
+from premask.mask.turns import Turns, find_turns, runs
+from premask.mask.written import REASONING_KEYS
 from premask.read import Conversation
 from premask.render.forms import Forms, adapt
 from premask.render.program import Program, Rendering
@@ -146,10 +147,12 @@ def discover(
     headers = _headers(every, vocabulary)
     closings = sorted({text for p in every for text in _closings(p)})
     openings = _openings(every)
+    prompts = sorted({prompt for p in every for prompt in p.turns.prompts if prompt.strip()})
     markers = Markers(
-        headers=tuple(_marker(h, vocabulary) for h in headers),
+        headers=tuple(_marker(h, vocabulary) for h in sorted({*headers, *prompts}, key=len)),
         closings=tuple(_marker(c, vocabulary) for c in closings),
         openings=tuple(_marker(o, vocabulary) for texts in openings.values() for o in texts),
+        prompts=tuple(_marker(prompt, vocabulary) for prompt in prompts),
     )
     return Grammar(
         forms=forms,

@@ -1,17 +1,30 @@
 """What a template does that the user of a dataset should know, in plain words. Read off the probes of `grammar.py`."""
 
+import re
 from collections.abc import Iterator
 
 from premask.mask.controls import Vocabulary
 from premask.mask.grammar import Grammar, Probe
 
 
-def lints(grammar: Grammar, vocabulary: Vocabulary) -> Iterator[str]:
-    """Every remark on a template, the gravest first."""
+_LIKE_A_TOKEN = re.compile(r"<[|｜][^<>\s]{1,60}>|<[^<>\s/]{1,60}[|｜]>")
+"""`<|x|>`, `<|x>` and `<x|>`: how control tokens are written."""
+
+
+def warnings(grammar: Grammar, vocabulary: Vocabulary) -> Iterator[str]:
+    """The remarks that concern every dataset made with this template, the gravest first; none for a sound template."""
     if "" not in grammar.probes:
         yield f"a plain chat does not render: {grammar.refused.get('', 'the template refuses it')}"
         return
+    yield from _missing(grammar, vocabulary)
     yield from _endings(grammar, vocabulary)
+
+
+def lints(grammar: Grammar, vocabulary: Vocabulary) -> Iterator[str]:
+    """Every remark on a template, the gravest first."""
+    yield from warnings(grammar, vocabulary)
+    if "" not in grammar.probes:
+        return
     yield from _reasoning(grammar.probes.get("reasoning", []))
     yield from _tools(grammar)
     yield from _history(grammar.probes[""])
@@ -40,9 +53,18 @@ def _endings(grammar: Grammar, vocabulary: Vocabulary) -> Iterator[str]:
                 f"the terminator {closing} is not among the tokens on which generation stops "
                 f"({', '.join(sorted(vocabulary.stops))})"
             )
-    for header in grammar.headers[:1]:
-        if not vocabulary.find(header) and "<|" in header:
-            yield f"the header {header!r} is plain text to this tokenizer: is this the model's own template?"
+
+
+def _missing(grammar: Grammar, vocabulary: Vocabulary) -> Iterator[str]:
+    """Texts that look like control tokens, which the template writes and the tokenizer does not have."""
+    literals = {p for group in grammar.probes.values() for probe in group for p in probe.pieces if isinstance(p, str)}
+    written = {text for literal in literals for text in _LIKE_A_TOKEN.findall(literal)}
+    missing = sorted(text for text in written if not vocabulary.find_all(text))
+    if missing:
+        yield (
+            f"the template writes {', '.join(missing[:6])}{' ...' if len(missing) > 6 else ''}, which this tokenizer "
+            "does not have: plain text to it. Is this the model's own template?"
+        )
 
 
 def _reasoning(probes: list[Probe]) -> Iterator[str]:

@@ -24,7 +24,7 @@ import numpy as np
 from premask.dtypes import BoolArray, Examples, Int64Array, take
 from premask.mask.cut import joined, last_trained, shortened, truncated
 from premask.mask.limits import Limits, Mask, MaskedTurns
-from premask.mask.pieces import exchanges, turns_of, within_reach
+from premask.mask.pieces import exchanges, stated, turns_of, within_reach
 from premask.mask.split import Splitter
 from premask.read import Conversation
 from premask.render.program import Failure
@@ -42,8 +42,11 @@ class Fitted:
     """What masking counted, and the account."""
 
 
-def fit(mask: Mask, conversations: Sequence[Conversation], sizes: Sequence[int], limits: Limits) -> Fitted:
-    """Mask a batch of conversations, of `sizes` `[N]` bytes as they were read, so that every example fits."""
+def fit(mask: Mask, conversations: Sequence[Conversation], sizes: Sequence[float], limits: Limits) -> Fitted:
+    """Mask a batch of conversations so that every example fits.
+
+    `sizes` `[N]` are bytes that a conversation's texts do not exceed, such as those of its JSON; infinity will do.
+    """
     return _Batch(mask, conversations, limits).fit(sizes)
 
 
@@ -60,7 +63,7 @@ class _Batch:
         self.turns = np.zeros(len(conversations), np.int64)
         """`[N]` assistant messages of every row."""
 
-    def fit(self, sizes: Sequence[int]) -> Fitted:
+    def fit(self, sizes: Sequence[float]) -> Fitted:
         far, reached = self._reached(sizes)
         near = [row for row in range(len(self.conversations)) if row not in far and row not in self.failures]
         masked = self.mask([reached.get(row, self.conversations[row]) for row in near])
@@ -80,32 +83,27 @@ class _Batch:
         counts.update(self._account(fitting))
         return Fitted(fitting, self.failures, counts)
 
-    def _reached(self, sizes: Sequence[int]) -> tuple[list[int], dict[int, Conversation]]:
+    def _reached(self, sizes: Sequence[float]) -> tuple[list[int], dict[int, Conversation]]:
         """The rows that are too far from fitting to be encoded as a whole; and what is left of others that are."""
         far: list[int] = []
         reached: dict[int, Conversation] = {}
         for row, (conversation, size) in enumerate(zip(self.conversations, sizes, strict=True)):
             if self.limits.reach is None or size <= self.limits.reach:
                 continue
-            beginning = within_reach(conversation, self.limits.reach)
+            whole = stated(conversation, self.limits.train_on)  # a beginning ends elsewhere
+            beginning = within_reach(whole, self.limits.reach)
             if len(beginning.messages) == len(conversation.messages):
                 continue
             if self.limits.overflow == "split" and self.limits.turns == "together":
                 far.append(row)
             elif self.limits.overflow == "drop":
-                if self._trains(conversation, len(beginning.messages)):
+                if _trains(whole, len(beginning.messages)):
                     self.failures[row] = self._too_long(0)
-            elif turns_of(beginning.messages):
+            elif _trains(beginning):
                 reached[row] = beginning
             else:
                 self.failures[row] = self._too_long(0)
         return far, reached
-
-    def _trains(self, conversation: Conversation, first: int) -> bool:
-        """Whether a message from the `first` on is trained."""
-        stated = exchanges(0, conversation, self.limits.train_on).conversation.weights or []
-        roles = [message["role"] for message in conversation.messages]
-        return any(stated[n] for n in range(first, len(roles)) if roles[n] == "assistant")
 
     def _short(self, examples: Examples, long: BoolArray, masked: MaskedTurns, far: list[int]) -> Examples:
         """The examples that fit, and what the policy makes of those that are too `long` `[n]`."""
@@ -166,3 +164,12 @@ class _Batch:
             "turns_in": int(self.turns.sum()),
             "turns_dropped": int((self.turns - turns).sum()),
         }
+
+
+def _trains(conversation: Conversation, first: int = 0) -> bool:
+    """Whether a message from the `first` on is trained, of a conversation that states it for each."""
+    weights = (conversation.weights or [])[first:]
+    return any(
+        weight and message["role"] == "assistant"
+        for message, weight in zip(conversation.messages[first:], weights, strict=True)
+    )

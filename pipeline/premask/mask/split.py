@@ -5,7 +5,7 @@ and masked for good. A piece that is longer after all (a template need not add u
 piece, an exchange that is too long for itself is truncated, and a piece with nothing to train is left out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,9 @@ from premask.mask.limits import Limits, Mask
 from premask.mask.pieces import Exchanges, all_trained, turns_of, within_reach
 from premask.read import Conversation
 from premask.render.program import Failure
+
+CHUNK_BYTES = 4 * 2**20
+"""Pieces masked at a time, about: each repeats its head, so that few rows may become many times what they were."""
 
 _Range = tuple[int, int, int]
 """Number of a conversation, its first exchange, the exchange behind its last."""
@@ -43,27 +46,41 @@ class Splitter:
         lengths = self._measured()
         ranges = [(n, *ends) for n in range(len(self.rows)) for ends in self._grouped(n, lengths[n])]
         while ranges:
-            ranges = self._round(ranges)
+            ranges = [half for chunk in self._chunks(ranges) for half in self._round(chunk)]
+
+    def _chunks(self, ranges: Iterable[_Range]) -> Iterator[list[_Range]]:
+        """Neighbouring pieces that are masked together."""
+        chunk, held = list[_Range](), 0
+        for each in ranges:
+            size = self.rows[each[0]].size(*each[1:])
+            if chunk and held + size > CHUNK_BYTES:
+                yield chunk
+                chunk, held = [], 0
+            chunk.append(each)
+            held += size
+        if chunk:
+            yield chunk
 
     def _measured(self) -> list[list[tuple[int, int]]]:
         """The tokens of every exchange with its conversation's head, and how many of them are its tail.
 
         0 where it cannot be told.
         """
-        ranges = [(n, k, k + 1) for n, row in enumerate(self.rows) for k in range(len(row))]
-        pieces = [self._piece(each) for each in ranges]
-        found = [(0, 0) if piece else (self.limits.max_length + 1, 0) for piece in pieces]
-        encoded = [place for place, piece in enumerate(pieces) if piece]
-        examples = self.mask([all_trained(piece) for piece in pieces if piece]).examples
-        tails = (
-            examples.lengths - last_trained(examples) if self.limits.trim_tail else np.zeros(len(examples), np.int64)
-        )
-        measured = zip(examples.lengths.tolist(), tails.tolist(), strict=True)
-        for place, length in zip(examples.rows.tolist(), measured, strict=True):
-            found[encoded[place]] = length
-        lengths: list[list[tuple[int, int]]] = [[] for _ in self.rows]
-        for (n, _, _), length in zip(ranges, found, strict=True):
-            lengths[n].append(length)
+        lengths = [[(0, 0)] * len(row) for row in self.rows]
+        for chunk in self._chunks((n, k, k + 1) for n, row in enumerate(self.rows) for k in range(len(row))):
+            within = {each: piece for each in chunk if (piece := self._piece(each)) is not None}
+            for n, k, _ in set(chunk) - set(within):
+                lengths[n][k] = self.limits.max_length + 1, 0
+            examples = self.mask([all_trained(piece) for piece in within.values()]).examples
+            tails = examples.lengths - last_trained(examples)
+            if not self.limits.trim_tail:
+                tails[:] = 0
+            encoded = list(within)
+            for place, length, tail in zip(
+                examples.rows.tolist(), examples.lengths.tolist(), tails.tolist(), strict=True
+            ):
+                n, k, _ = encoded[place]
+                lengths[n][k] = length, tail
         return lengths
 
     def _piece(self, of: _Range, whole: bool = True) -> Conversation | None:
@@ -95,7 +112,7 @@ class Splitter:
         for place, failure in masked.failures.items():
             n, first, _ = tried[place]
             if failure.reason != "nothing_to_train":
-                detail = f"from turn {self.rows[n].turn(first)} on, split off: {failure.detail}"
+                detail = f"from turn {self.rows[n].turns[first]} on, split off: {failure.detail}"
                 self.failures.setdefault(self.rows[n].row, Failure(failure.reason, detail))
         examples = masked.examples
         trimmed = shortened(examples, last_trained(examples)) if self.limits.trim_tail else examples
@@ -121,5 +138,5 @@ class Splitter:
     def _keep(self, tried: Sequence[_Range], examples: Examples) -> None:
         ranges = [tried[place] for place in examples.rows]
         rows = np.array([self.rows[n].row for n, _, _ in ranges], np.int64)
-        turns = np.array([self.rows[n].turn(first) for n, first, _ in ranges], np.int32)
+        turns = np.array([self.rows[n].turns[first] for n, first, _ in ranges], np.int32)
         self.examples.append(replace(examples, rows=rows, source_turns=turns))

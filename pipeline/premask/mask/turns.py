@@ -3,13 +3,9 @@
 Works on one path of a template at a time, not on rows: the result says between which pieces a turn runs, and every
 row of that path gets its byte positions by adding lengths.
 
-**Who wrote a piece.** Text derived from a message belongs to that message, a literal to the message in whose
-iteration it was written. Text of a tool or a user that is written within an assistant's iteration, with nothing to
-tell which literals around it belong to whom, makes the rendering unproven.
-
-**Where a turn starts.** After the longest beginning that it shares with the generation prompt: what the template
-itself appends, behind the same preceding message, when asked for one. Of a literal any number of characters is
-shared; a text of the conversation is shared only where it begins with all that is left of the prompt.
+**Where a turn starts.** After the longest beginning that it shares with the generation prompt (`prompts.py`): what
+the template itself appends, behind the same preceding message, when asked for one. Of a literal any number of
+characters is shared; a text of the conversation is shared only where it begins with all that is left of the prompt.
 
 **Where it ends.** After the last control token among the literals that follow its last text; where there is none,
 after the last literal that is not white space. A stop token that the template writes as the next turn's header closes
@@ -23,11 +19,10 @@ from dataclasses import dataclass, replace
 
 from premask.mask.controls import Vocabulary
 from premask.mask.parts import Part, Tags, cut_parts
-from premask.render.program import NotRendered, Rendering, Unproven
-from premask.render.tracing import Piece
+from premask.mask.prompts import Prompts
+from premask.mask.written import REASONING_KEYS, owner_of, what_is_dropped
+from premask.render.program import Rendering
 from premask.render.values import TStr
-
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +49,8 @@ class Turns:
     """Pieces inside the template's own `{% generation %}`, half-open."""
     owners: list[int | None]
     """The message that every piece belongs to."""
+    prompts: frozenset[str]
+    """The generation prompts that were compared with."""
     unterminated: int
     """Turns with no terminator to learn."""
     reasoning_dropped: int
@@ -78,16 +75,16 @@ class _Analysis:
         self.tags = tags
         self.roles = [m["role"] for m in rendering.conversation.messages]
         self.pieces = [p.text for p in rendering.pieces]
-        self.owners = [self._owner(p) for p in rendering.pieces]
+        self.owners = [owner_of(rendering, p) for p in rendering.pieces]
         self.marked = [p.generation for p in rendering.pieces]
-        self.prompts: dict[str, str] = {}
+        self.prompts = Prompts(rendering, vocabulary)
         self.headers: list[tuple[int, str]] = []
         self.stretches: list[Stretch] = []
         self.unterminated = 0
 
     def run(self) -> tuple[list[str | TStr], Turns]:
         """The pieces, cut, and the turns."""
-        reasoning_dropped, tools_dropped = self._check_rendered()
+        reasoning_dropped, tools_dropped = what_is_dropped(self.rendering)
         i = 0
         while i < len(self.pieces):
             owner = self.owners[i]
@@ -98,61 +95,19 @@ class _Analysis:
             controls=self._controls(),
             generation=self._generation(),
             owners=self.owners,
+            prompts=frozenset(self.prompts.known.values()),
             unterminated=self.unterminated,
             reasoning_dropped=reasoning_dropped,
             tools_dropped=tools_dropped,
         )
         return self.pieces, turns
 
-    def _owner(self, piece: Piece) -> int | None:
-        """The message that a piece belongs to."""
-        stamp = piece.message
-        if isinstance(piece.text, str):
-            return stamp
-        places = {self.rendering.paths[source][0] for source in piece.text.sources}
-        messages = {place for place in places if isinstance(place, int)}
-        if stamp is None:
-            return max(messages, default=None)
-        if self.roles[stamp] == "assistant":
-            for other in messages - {stamp}:
-                if self.roles[other] != "assistant":
-                    raise Unproven(
-                        f"message {stamp}: the template writes text of message {other} ({self.roles[other]}) within "
-                        "this assistant turn, and nothing tells where the turn goes on"
-                    )
-            if "tools" in places:
-                raise Unproven(f"message {stamp}: the template writes tool schemas within this assistant turn")
-        return stamp
-
-    def _check_rendered(self) -> tuple[int, bool]:
-        """Every text of every message is written somewhere, or this rendering is refused; reasoning is only counted."""
-        written: set[int] = set().union(*(p.sources for p in self.pieces if isinstance(p, TStr)))
-        reasoning: dict[str | int, bool] = {}
-        tools: list[bool] = []
-        for field, path in enumerate(self.rendering.paths):
-            if path[0] == "tools":
-                tools.append(field in written)
-            elif path[1] in REASONING_KEYS:
-                reasoning[path[0]] = reasoning.get(path[0], False) or field in written
-            elif _must_appear(path) and field not in written and self._is_text(field):
-                where = ".".join(map(str, path[1:]))
-                raise NotRendered(
-                    f"message {path[0]} ({self.roles[int(path[0])]}): the template does not write its {where}. "
-                    "Use a template that does, or drop the field"
-                )
-        return list(reasoning.values()).count(False), bool(tools) and not any(tools)
-
-    def _is_text(self, field: int) -> bool:
-        """Whether a field has anything that shows by its origin: text, unless the template opened it and found none."""
-        opened = self.rendering.questions.get(("shape", ("field", field)))
-        return self.rendering.ask(field) and (opened is None or _holds_text(opened))
-
     def _turn(self, first: int, owner: int) -> int:
         """One run of an assistant's pieces; returns where it ends."""
         end = first
         while end < len(self.pieces) and self.owners[end] == owner:
             end += 1
-        start, end, header = self._start(first, end, self._prompt(first))
+        start, end, header = self._start(first, end, self.prompts.before(first, self.pieces, self.owners))
         last = max((i for i in range(start, end) if not isinstance(self.pieces[i], str)), default=start - 1)
         closing, stop, end = self._stop(last + 1, end)
         goes_on = owner in self.owners[end:]
@@ -183,7 +138,7 @@ class _Analysis:
         while rest and i < end:
             piece = self.pieces[i]
             if isinstance(piece, str):
-                shared = self._shared(piece, rest)
+                shared = self.prompts.shared(piece, rest)
                 rest = rest[shared:]
                 if shared < len(piece):
                     if shared:
@@ -207,38 +162,6 @@ class _Analysis:
                 if at < shared < at + len(token):
                     shared = at
         return shared
-
-    def _prompt(self, first: int) -> str:
-        """The generation prompt behind the message that precedes piece `first`.
-
-        A header that the template writes although it would not prompt for one there is a header all the same: the
-        prompts behind other messages are tried where this one shares nothing with the piece.
-        """
-        owner = self.owners[first]
-        previous = next((o for o in reversed(self.owners[:first]) if o is not None and o != owner), -1)
-        context = "" if previous < 0 else self.roles[previous]
-        if context not in self.prompts:
-            self.prompts[context] = self._rendered_prompt(previous + 1, first)
-        piece, prompts = self.pieces[first], [self.prompts[context], *self.prompts.values()]
-        shared = [p for p in prompts if isinstance(piece, str) and self._shared(piece, p)]
-        return shared[0] if shared else prompts[0]
-
-    def _rendered_prompt(self, messages: int, first: int) -> str:
-        """What follows the literals before piece `first` when the template is asked for a prompt there."""
-        pieces = self.rendering.prompt(messages) if messages else None
-        if pieces is None:
-            return self._other_prompt()
-        before = _literals_at_end(self.pieces[:first])
-        tail = _literals_at_end([p.text for p in pieces])
-        return tail[len(before) :] if tail.startswith(before) else _outside(pieces)
-
-    def _other_prompt(self) -> str:
-        """The prompt behind any other message: for a turn that nothing precedes, or where none is rendered."""
-        for messages in range(1, len(self.roles) + 1):
-            pieces = self.rendering.prompt(messages)
-            if pieces is not None:
-                return _outside(pieces)
-        raise Unproven("the template renders no generation prompt for any beginning of this conversation")
 
     def _stop(self, after: int, end: int) -> tuple[int, int, int]:
         """How the turn closes, given its literals from piece `after` on.
@@ -327,29 +250,6 @@ class _Analysis:
         marked = [False, *self.marked, False]
         borders = [i for i in range(len(marked) - 1) if marked[i] != marked[i + 1]]
         return list(zip(borders[::2], borders[1::2], strict=True))
-
-
-def _must_appear(path: Sequence[str | int]) -> bool:
-    """Fields whose absence from the text would be a loss: contents, and what is called with what."""
-    return (path[1] == "content" and path[-1] != "type") or (
-        path[1] == "tool_calls" and path[-1] in ("name", "arguments")
-    )
-
-
-def _literals_at_end(pieces: Sequence[str | TStr | None]) -> str:
-    """The literals after the last piece that is none."""
-    tail = itertools.takewhile(lambda p: isinstance(p, str), reversed(pieces))
-    return "".join(reversed([p for p in tail if isinstance(p, str)]))
-
-
-def _outside(pieces: Sequence[Piece]) -> str:
-    """The literals at the end of a rendering that were written outside of all messages."""
-    return _literals_at_end([p.text if p.message is None else None for p in pieces])
-
-
-def _holds_text(structure: object) -> bool:
-    """Whether a structure (`shape.structure`) has strings."""
-    return structure is str or (isinstance(structure, tuple) and any(map(_holds_text, structure)))
 
 
 def runs(stretches: Sequence[Stretch]) -> list[Stretch]:

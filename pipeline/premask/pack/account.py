@@ -4,13 +4,13 @@ in = train + validation + (a reason of LOST) + ...          and the split `train
 """
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from premask.dtypes import Int32Array, Int64Array
 from premask.pack.pool import Pool
-from premask.pack.selection import LOST, TRAIN, VALIDATION, Selection
+from premask.pack.selection import LOST, TRAIN, VALIDATION, Selection, per_row
 
 Entry: TypeAlias = dict[str, int]
 """Counts by measure: rows, examples, tokens, supervised_tokens, turns."""
@@ -45,12 +45,25 @@ def _entry(row: Int64Array) -> Entry:
     return dict(zip(measures, row.tolist(), strict=True))
 
 
-def lost_rows(pool: Pool, selection: Selection, partition: int) -> Iterator[tuple[int, str]]:
-    """The source rows of a partition of which no example is used, counted within it, each with the reason."""
+class Lost(NamedTuple):
+    """A source row of which no example is used."""
+
+    row: int
+    """Counted within its partition."""
+    reason: str
+    """One of `LOST`."""
+    turns: int
+    tokens: int
+
+
+def lost_rows(pool: Pool, selection: Selection, partition: int) -> Iterator[Lost]:
+    """The source rows of a partition of which no example is used, in order."""
     part = slice(*pool.starts[partition : partition + 2].tolist())
     begins = np.flatnonzero(pool.begins_row(part))
     if not len(begins):
         return
     fates = np.minimum.reduceat(selection.fate[part], begins)
+    turns, tokens = per_row(pool.turns[part], begins), per_row(pool.length[part], begins)
     for place in np.flatnonzero(fates > VALIDATION):
-        yield int(pool.row[part][begins[place]]), LOST[fates[place] - 2]
+        row = int(pool.row[part][begins[place]])
+        yield Lost(row, LOST[fates[place] - 2], int(turns[place]), int(tokens[place]))

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from premask.dtypes import BoolArray
 from premask.errors import UsageError
+from premask.mask.pieces import texts_of
+from premask.read import Conversation
 
 
 def script_shares(texts: Sequence[str], script: str) -> NDArray[np.float64]:
@@ -41,10 +42,23 @@ def check_script(script: str) -> None:
         ) from None
 
 
-def written_in(texts: Sequence[str], scripts: Mapping[str, Sequence[float]]) -> BoolArray:
-    """`[N]` which texts have a share of every script that lies within its least and most."""
-    passing = np.ones(len(texts), bool)
+def written_otherwise(texts: Sequence[str], scripts: Mapping[str, Sequence[float]]) -> list[str]:
+    """`[N]` what keeps a text out, by the least and the most share of every script; empty where nothing does."""
+    why = [""] * len(texts)
     for script, (least, most) in scripts.items():
-        found = script_shares(texts, script)
-        passing &= (found >= least) & (found <= most)
-    return passing
+        for n, share in enumerate(script_shares(texts, script).tolist()):
+            if not least <= share <= most:
+                why[n] = (
+                    why[n] or f"filters: expected a share of {script} from {least:g} to {most:g}, found {share:.3f}"
+                )
+    return why
+
+
+def text_of(conversation: Conversation) -> str:
+    """What the messages say and think, one behind the other; calls of tools and their schemas are left out."""
+    return "\n".join(
+        text
+        for message in conversation.messages
+        for key in ("content", "reasoning_content")
+        for text in texts_of(message.get(key))
+    )

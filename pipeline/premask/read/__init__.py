@@ -4,6 +4,7 @@ from premask.read.conversation import REASONS as REASONS
 from premask.read.conversation import Conversation as Conversation
 from premask.read.conversation import Message as Message
 from premask.read.conversation import Rejected as Rejected
+from premask.read.expand import expand as expand
 from premask.read.lines import parse as parse
 from premask.read.mapping import PLAIN as PLAIN
 from premask.read.mapping import Shape as Shape
@@ -15,11 +16,9 @@ from premask.read.places import place_of as place_of
 from premask.read.places import size_of as size_of
 from premask.read.places import stamp_of as stamp_of
 from premask.read.rows import PARTITION_BYTES as PARTITION_BYTES
-from premask.read.rows import Line as Line
 from premask.read.rows import Partition as Partition
 from premask.read.rows import Row as Row
 from premask.read.rows import count_rows as count_rows
-from premask.read.rows import cut_array as cut_array
 from premask.read.rows import cut_into_lines as cut_into_lines
 from premask.read.rows import first_rows as first_rows
 from premask.read.rows import partitions as partitions
@@ -32,3 +31,4 @@ from premask.read.shapes import convert as convert
 from premask.read.shapes import detect as detect
 from premask.read.sources import Source as Source
 from premask.read.sources import open_sources as open_sources
+from premask.read.sources import suffix_of as suffix_of

@@ -28,6 +28,7 @@ Reason: TypeAlias = Literal[
     "unsupported_content",
     "empty_conversation",
     "no_assistant_turn",
+    "unwanted_answer",
 ]
 
 REASONS: tuple[str, ...] = get_args(Reason)

@@ -10,6 +10,9 @@ from premask.errors import UsageError
 _NAME = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+?)(?::(?P<split>\w+(?:\.\w+)*))?")
 _FILE = re.compile(r"\.(jsonl?|ndjson|csv|tsv|txt|parquet|arrow|feather|ipc|gz|zst)$", re.IGNORECASE)
 
+_NO_SCRIPTS = (2, 16)
+"""The first version of `datasets` that can be told not to run a dataset's own code; from 4.0 on it never does."""
+
 
 def is_hub_name(argument: str) -> bool:
     """Whether an argument can be a dataset's name: `[hf://]ORG/NAME[:split]`, and not the path of a data file."""
@@ -31,12 +34,15 @@ def hub_files(argument: str) -> list[Path]:
     if match is None:
         raise ValueError(f"bug in premask: {argument} is no dataset's name")
     try:
-        load_dataset = importlib.import_module("datasets").load_dataset
+        datasets = importlib.import_module("datasets")
     except ImportError:
         remedy = "check the path; for a dataset of the Hub, pip install datasets"
         raise UsageError(f"{argument}: expected a file or a dataset of the Hub, found no such file; {remedy}") from None
+    if tuple(map(int, datasets.__version__.split(".")[:2])) < _NO_SCRIPTS:
+        found = f"{datasets.__version__}, which runs code that comes with a dataset"
+        raise UsageError(f"{argument}: expected datasets 2.16 or newer, found {found}; upgrade it")
     try:
-        loaded = load_dataset(match["name"], split=match["split"])
+        loaded = datasets.load_dataset(match["name"], split=match["split"], trust_remote_code=False)
     except Exception as error:  # whatever the network, the Hub and a dataset's own files may raise
         found = (str(error).strip() or type(error).__name__).splitlines()[0]
         remedy = (

@@ -6,7 +6,7 @@ sliced: one sequential pass, `cut_into_lines`, makes files of JSON lines of them
 
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, NamedTuple
@@ -68,9 +68,6 @@ class Row(NamedTuple):
     def line(self) -> bytes:
         """The row as JSON text without a line end."""
         return self.raw if isinstance(self.raw, bytes) else orjson.dumps(self.raw, default=bytes.hex)
-
-
-Line = Row
 
 
 def partitions(source: Source, size: int = PARTITION_BYTES, index: int = 0) -> list[Partition]:
@@ -173,17 +170,8 @@ def cut_into_lines(source: Source, write_piece: Callable[[int, bytes], None], pi
     closed are lines that `parse` rejects.
 
     """
-    return _write_pieces(_cut_lines(source), write_piece, piece_bytes)
-
-
-def cut_array(path: Place, write_piece: Callable[[int, bytes], None], piece_bytes: int) -> int:
-    """Write the elements of a JSON array as `cut_into_lines` does."""
-    return _write_pieces(cut_elements(path), write_piece, piece_bytes)
-
-
-def _write_pieces(rows: Iterable[bytes], write_piece: Callable[[int, bytes], None], piece_bytes: int) -> int:
     number, piece = 0, io.BytesIO()
-    for row in rows:
+    for row in _cut_lines(source):
         piece.write(row)
         piece.write(b"\n")
         if piece.tell() >= piece_bytes:

@@ -102,6 +102,9 @@ def convert(format: Format, row: dict[str, Any], shape: Shape = PLAIN) -> Conver
             row = shape.read(row)
         if format == "text":
             return _whole(row)
+        if row.get("label") is False:  # as TRL's KTO trainer and LLaMA-Factory mark what a model should not say
+            remedy = "drop the row; if the column says something else, rename it"
+            raise Fault("unwanted_answer", "label", "an answer to learn", "false: an answer that is not wanted", remedy)
         messages, weights = _READERS[format](row)
         if row.get("system"):
             messages, weights = _with_system(row["system"], messages, weights)

@@ -129,7 +129,7 @@ def _kind(name: str, head: bytes, packed: bool) -> Kind:
     text = head.replace(BOM, b"").lstrip()
     if not text:
         raise DataError(f"{name}: expected rows, found an empty file; drop it from the sources")
-    suffix = _suffix(name)
+    suffix = suffix_of(name)
     if suffix in _CELLS:
         return "csv"
     if suffix in _LINES:
@@ -140,7 +140,7 @@ def _kind(name: str, head: bytes, packed: bool) -> Kind:
     return "json-array" if text.startswith(b"[") else "jsonl"
 
 
-def _suffix(name: str) -> str:
+def suffix_of(name: str) -> str:
     """The suffix that tells the kind of a text, in lower case: `.csv` of `rows.CSV.gz`."""
     path = PurePosixPath(name)
     return PurePosixPath(path.stem if path.suffix.lower() in PACKED_SUFFIXES else path.name).suffix.lower()

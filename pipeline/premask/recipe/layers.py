@@ -17,11 +17,19 @@ from premask.recipe.wording import shown
 
 
 def recipe_from(options: Mapping[str, Any], file: Path | None = None, sets: Iterable[str] = ()) -> Recipe:
-    """The recipe of one call of the command line.
+    """The recipe of one call of the command line. Raises `UsageError` naming every problem and where it came from."""
+    values, origins = layered(options, file, sets)
+    return Recipe.model_validate(values, context={"origins": origins})
+
+
+def layered(
+    options: Mapping[str, Any], file: Path | None = None, sets: Iterable[str] = ()
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The values of all layers, and by dotted path where each came from.
 
     `options` holds field names and values, `None` and empty tuples standing for "not given"; `file` is YAML, one key
     per option; each of `sets` is `key=value` with a YAML value, the last of a key winning, or `path.to.key=value`.
-    Raises `UsageError` naming every problem and where its value came from.
+    Raises `UsageError` where a file or a setting cannot be read.
     """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -39,7 +47,7 @@ def recipe_from(options: Mapping[str, Any], file: Path | None = None, sets: Iter
         if "." in key:
             values = _put(values, key.split("."), value, key)
             origins[key] = "--set"
-    return Recipe.model_validate(values, context={"origins": origins})
+    return values, origins
 
 
 def _listed(value: Any) -> Any:

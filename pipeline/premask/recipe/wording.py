@@ -20,12 +20,12 @@ Known = Mapping[str, Sequence[str]]
 """The options that there are: those of the recipe under "", those of its nested parts under their names."""
 
 
-def explain(error: ValidationError, origins: Mapping[str, str], known: Known) -> str:
-    """Every problem of a recipe; `origins` says by dotted path where values came from."""
+def explain(error: ValidationError, origins: Mapping[str, str], known: Known, what: str = "the recipe") -> str:
+    """Every problem of a recipe (or `what` else it is); `origins` says by dotted path where values came from."""
     lines = [_problem(dict(each), origins, known) for each in error.errors(include_url=False)]
     if len(lines) == 1:
-        return f"the recipe is wrong: {lines[0]}"
-    return "\n  ".join([f"the recipe is wrong in {len(lines)} places:", *lines])
+        return f"{what} is wrong: {lines[0]}"
+    return "\n  ".join([f"{what} is wrong in {len(lines)} places:", *lines])
 
 
 def _problem(error: Mapping[str, Any], origins: Mapping[str, str], known: Known) -> str:

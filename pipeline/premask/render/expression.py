@@ -12,6 +12,7 @@ its namespace, so no text of a template or a user is ever part of the source.
 | `("call", name, e, arg, ...)` | the method `name` of `str`, one of `METHODS` |
 | `("item", e, i)`, `("slice", e, a, b, c)` | an item or a slice, by number |
 | `("json", e, options)`, `("repr", e)` | `json.dumps` as chat templates call it; `repr` |
+| `("int", e, default, base)`, `("float", e, default)`, `("str", e)` | the filters of Jinja; `str` |
 | `("len", e)`, `("bool", e)`, `("shape", e)` | length, truth, the structure of a nested field |
 | `("in", a, b)`, `("cmp", op, a, b)` | containment, comparison |
 """
@@ -20,6 +21,8 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
+
+from jinja2.filters import do_float, do_int
 
 from premask.render.shape import structure
 
@@ -46,24 +49,73 @@ def to_json(value: Any, options: tuple[tuple[str, Any], ...]) -> str:
     return json.dumps(value, **dict(options))
 
 
+LARGEST = 2**20
+"""Characters that a replay may make; what makes more is left to Jinja's own rendering, which has a budget."""
+
+
+class TooLarge(Exception):
+    """A replay would make more text than it may."""
+
+
+def replaced(text: str, old: str, new: str, count: int = -1) -> str:
+    """`text.replace(old, new, count)`. Raises TooLarge where little makes much."""
+    if (len(text) + 1) * len(new) > LARGEST and len(text) + text.count(old) * len(new) > LARGEST:
+        raise TooLarge
+    return text.replace(old, new, count)
+
+
+def expanded(text: str, size: int = 8) -> str:
+    """`text.expandtabs(size)`. Raises TooLarge where little makes much."""
+    if len(text) + text.count("\t") * size > LARGEST:
+        raise TooLarge
+    return text.expandtabs(size)
+
+
 def compile_expressions(expressions: Sequence[Expr]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
     """One function from a conversation's fields to the values of all `expressions`, in order.
 
-    Subexpressions that occur more than once are computed once.
+    Subexpressions that occur more than once are computed once. The function raises TooLarge for fields of which an
+    expression would make more than `LARGEST` characters.
     """
     writer = _Writer(expressions)
     results = [writer.write(e) for e in expressions]
     lines = ["def run(f):", *writer.lines, f" return ({''.join(r + ', ' for r in results)})"]
+    return _compiled(lines, writer)
+
+
+def _compiled(lines: Sequence[str], writer: "_Writer") -> Callable[[Sequence[Any]], Any]:
     exec(compile("\n".join(lines), "<fill>", "exec"), writer.names)  # noqa: S102 - see the module's docstring
-    run: Callable[[Sequence[Any]], tuple[Any, ...]] = writer.names["run"]
+    run: Callable[[Sequence[Any]], Any] = writer.names["run"]
     return run
+
+
+def compile_fill(pieces: Sequence[str | Expr]) -> Callable[[Sequence[Any]], tuple[str, tuple[str, ...]]]:
+    """One function from a conversation's fields to a text, joined from literals and expressions, and the values of these.
+
+    It raises TooLarge where they make more than `LARGEST` characters, before they are joined.
+    """
+    expressions = [piece for piece in pieces if not isinstance(piece, str)]
+    writer = _Writer(expressions)
+    results = [writer.write(e) for e in expressions]
+    writer.names |= {"M": LARGEST - sum(len(p) for p in pieces if isinstance(p, str)), "L": TooLarge}
+    values = iter(range(len(results)))
+    joined = [writer.constant(p) if isinstance(p, str) else f"v{next(values)}" for p in pieces]
+    made = "".join(f"v{n}, " for n in range(len(results)))
+    lines = [
+        "def run(f):",
+        *writer.lines,
+        *(f" v{n} = {result}" for n, result in enumerate(results)),
+        f" if {' + '.join(f'len(v{n})' for n in range(len(results))) or 0} > M: raise L",
+        f" return ''.join(({''.join(j + ', ' for j in joined)})), ({made})",
+    ]
+    return _compiled(lines, writer)
 
 
 class _Writer:
     """Writes expressions as Python source; `names` holds the constants, `lines` the shared subexpressions."""
 
     def __init__(self, expressions: Iterable[Expr]) -> None:
-        self.names: dict[str, Any] = {"J": to_json, "S": structure}
+        self.names: dict[str, Any] = {"J": to_json, "S": structure, "R": replaced, "T": expanded, "I": do_int, "F": do_float}
         self.lines: list[str] = []
         self.uses: Counter[Expr] = Counter()
         self.shared: dict[Expr, str] = {}
@@ -87,7 +139,8 @@ class _Writer:
             self.lines.append(f" {self.shared[e]} = {source}")
         return self.shared[e]
 
-    def _constant(self, value: Any) -> str:
+    def constant(self, value: Any) -> str:
+        """A name for a constant."""
         name = f"c{len(self.names)}"
         self.names[name] = value
         return name
@@ -97,11 +150,13 @@ class _Writer:
             case ("field", int(i)):
                 return f"f[{i}]"
             case ("const", value):
-                return self._constant(value)
+                return self.constant(value)
             case ("path", base, *keys):
-                return self.write(base) + "".join(f"[{self._constant(key)}]" for key in keys)
+                return self.write(base) + "".join(f"[{self.constant(key)}]" for key in keys)
             case ("cat", *parts):
                 return f"''.join(({''.join(self.write(p) + ', ' for p in parts)}))"
+            case ("call", ("replace" | "expandtabs") as name, *operands):
+                return f"{'R' if name == 'replace' else 'T'}({', '.join(map(self.write, operands))})"
             case ("call", name, base, *arguments) if name in METHODS:
                 return f"{self.write(base)}.{name}({', '.join(self.write(a) for a in arguments)})"
             case ("item", base, int(i)):
@@ -109,8 +164,11 @@ class _Writer:
             case ("slice", base, *bounds) if all(b is None or isinstance(b, int) for b in bounds):
                 return f"{self.write(base)}[{':'.join('' if b is None else str(b) for b in bounds)}]"
             case ("json", base, options):
-                return f"J({self.write(base)}, {self._constant(options)})"
-            case (("len" | "bool" | "repr") as function, base):
+                return f"J({self.write(base)}, {self.constant(options)})"
+            case (("int" | "float") as function, base, *arguments):
+                numbers = "".join(f", {self.constant(argument)}" for argument in arguments)
+                return f"{function[0].upper()}({self.write(base)}{numbers})"
+            case (("len" | "bool" | "repr" | "str") as function, base):
                 return f"{function}({self.write(base)})"
             case ("shape", base):
                 return f"S({self.write(base)})"
@@ -124,7 +182,7 @@ class _Writer:
 def _operands(e: Expr) -> list[Expr]:
     """The operands of `e` that are expressions themselves."""
     match e:
-        case ("path" | "item" | "slice" | "json" | "len" | "bool" | "repr" | "shape", base, *_):
+        case ("path" | "item" | "slice" | "json" | "len" | "bool" | "repr" | "shape" | "int" | "float" | "str", base, *_):
             return [base]
         case ("call" | "cmp", _, *operands) | ("cat" | "in", *operands):
             return operands

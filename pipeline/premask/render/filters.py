@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import pass_eval_context
-from jinja2.filters import do_dictsort, do_reverse, make_attrgetter
+from jinja2.filters import do_dictsort, do_float, do_int, do_reverse, make_attrgetter
 from jinja2.nodes import EvalContext
 from jinja2.runtime import Undefined
 from jinja2.tests import test_iterable, test_sequence
@@ -20,7 +20,7 @@ from markupsafe import Markup
 from premask.render.environment import tojson as plain_tojson
 from premask.render.expression import to_json
 from premask.render.nested import TMap, TSeq, as_text, is_plain
-from premask.render.recording import TInt, Traced, Untraceable
+from premask.render.recording import TInt, TNumber, Traced, Untraceable, plain
 from premask.render.values import TList, TMarkup, TStr, concatenate, constant, contained
 
 Function = Callable[..., Any]
@@ -121,13 +121,13 @@ def _tojson(
     stand_in = f"premask:{id(found):x}:"
 
     def note(value: Any) -> Any:
-        if isinstance(value, TInt):
+        if isinstance(value, TInt) and not isinstance(value, TNumber):
             return value.fixed()
         if isinstance(value, TList):
             return list(value)
         if isinstance(value, TMap | TSeq) and indent is not None:
             return value.opened()  # how deep it is indented depends on where it stands
-        if not isinstance(value, TStr | TMap | TSeq):
+        if not isinstance(value, TStr | TMap | TSeq | TNumber):
             raise TypeError(f"{type(value).__name__} is not JSON")
         found.append(_whole_json(value, options))
         return f"{stand_in}{len(found) - 1}:"
@@ -218,6 +218,23 @@ def _trimmed(value: Any, chars: Any = None) -> Any:
     return _call("strip", _string(value), chars)
 
 
+def _int(value: Any, default: Any = 0, base: Any = 10) -> Any:
+    return _number("int", do_int, value, default, base)
+
+
+def _float(value: Any, default: Any = 0.0) -> Any:
+    return _number("float", do_float, value, default)
+
+
+def _number(name: str, function: Function, value: Any, *arguments: Any) -> Any:
+    if not isinstance(value, TStr):
+        number = value.fixed() if isinstance(value, TInt) else value
+        return _refusing(f"the filter {name}", function)(number, *arguments)
+    if isinstance(value, TMarkup) or not all(type(a) in (int, float) for a in arguments):
+        raise Untraceable(f"the filter {name} of a string marked safe, or with such a default")
+    return TNumber(value.recorder, function(value.value, *arguments), (name, value.expr, *arguments), value.sources)
+
+
 _FILTERS: Mapping[str, Function] = {
     "tojson": _tojson,
     "join": _joined,
@@ -231,6 +248,8 @@ _FILTERS: Mapping[str, Function] = {
     "replace": _replaced,
     "upper": functools.partial(_cased, "upper"),
     "lower": functools.partial(_cased, "lower"),
+    "int": _int,
+    "float": _float,
     "capitalize": functools.partial(_cased, "capitalize"),
     "reverse": _reversed,
     "dictsort": _dictsort,
@@ -247,7 +266,7 @@ _TESTS: Mapping[str, Function] = {
     "sequence": lambda value: _is_collection(value) or test_sequence(value),
     "iterable": lambda value: _is_collection(value) or test_iterable(value),
     "number": lambda value: isinstance(value, TInt | int | float),
-    "integer": lambda value: isinstance(value, TInt) or (isinstance(value, int) and not isinstance(value, bool)),
-    "float": lambda value: isinstance(value, float),
+    "integer": lambda value: isinstance(plain(value), int) and not isinstance(value, bool),
+    "float": lambda value: isinstance(plain(value), float),
     "in": contained,
 }

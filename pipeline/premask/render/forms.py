@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
+from premask.errors import UsageError
 from premask.read import Conversation
-from premask.render.bounds import OutOfTime
+from premask.render.bounds import OutOfTime, TooMuch
 
 Render = Callable[[Conversation], str]
 Nulls: TypeAlias = Literal["absent", "empty", "null"]
@@ -37,7 +38,10 @@ class Forms:
 
 
 def discover_forms(render: Render) -> Forms:
-    """Probe a template. Raises nothing: where no form renders, the usual is kept, and rows will say why they fail."""
+    """Probe a template. Where no form renders, the usual is kept, and rows will say why they fail.
+
+    UsageError where the template goes beyond its bounds on a probe of a few words.
+    """
     user: dict[str, Any] = {"role": "user", "content": "q1q"}
     answer: dict[str, Any] = {"role": "assistant", "content": "a1a"}
     strings = _shows(render, [user, answer], ("q1q", "a1a"))
@@ -115,13 +119,18 @@ def _try(render: Render, conversation: Conversation) -> str | None:
         return render(conversation)
     except (MemoryError, OutOfTime):
         raise
+    except TooMuch as error:
+        raise UsageError(f"chat template: {error}; give another template with --template") from error
     except Exception:  # a template may raise anything: then it does not take this form
         return None
 
 
 def adapt(conversation: Conversation, forms: Forms) -> Conversation:
     """A conversation in the forms of a template; the same object where nothing has to change."""
-    messages = [_adapt(message, forms) for message in conversation.messages]
+    messages = conversation.messages
+    if forms.strings and all(len(m) == 2 and type(m.get("content")) is str for m in messages):
+        return conversation
+    messages = [_adapt(message, forms) for message in messages]
     if all(new is old for new, old in zip(messages, conversation.messages, strict=True)):
         return conversation
     return replace(conversation, messages=messages)
@@ -129,8 +138,6 @@ def adapt(conversation: Conversation, forms: Forms) -> Conversation:
 
 def _adapt(message: dict[str, Any], forms: Forms) -> dict[str, Any]:
     content = message.get("content")
-    if len(message) == 2 and type(content) is str and forms.strings:
-        return message
     adapted = {key: value for key, value in message.items() if value is not None}
     if isinstance(content, str) and not forms.strings:
         adapted["content"] = [{"type": "text", "text": content}]

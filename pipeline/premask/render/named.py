@@ -6,6 +6,8 @@ silence. BOS stands where the style's own models have it: first in `llama-3`, `a
 names one), never in `chatml` and `zephyr`.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,22 +24,46 @@ def named_template(name: str) -> str:
     return (files("premask.render") / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def resolve_template(argument: str | None, own: str | None) -> str:
-    """The Jinja source to render with: `argument` (a name, or the path of a file) or else `own`, the tokenizer's.
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """The Jinja sources that a tokenizer's conversations are rendered with."""
 
-    A name wins over a file of the same name in the working folder; write `./chatml` for the file.
-    Raises UsageError where neither is given, where the file is missing, or where it is not UTF-8 text.
+    default: str
+    tool_use: str | None = None
+    """For conversations that have tools; None where these take the default as well."""
+
+    @property
+    def source(self) -> str:
+        """All that may be rendered, for hashing and for looking up which tokens it writes."""
+        return self.default if self.tool_use is None else f"{self.default}\n{self.tool_use}"
+
+    def as_transformers(self) -> str | dict[str, str]:
+        """What a tokenizer of transformers has as its `chat_template`."""
+        return self.default if self.tool_use is None else {"default": self.default, "tool_use": self.tool_use}
+
+
+def resolve_templates(argument: str | None, own: Mapping[str, str]) -> Templates:
+    """What to render with: `argument` (a name, or the path of a file) or else the tokenizer's `own` templates by name.
+
+    As in transformers, `tool_use` is taken for conversations with tools, `default` for the others; one named by
+    `argument` for all. The tokenizer's own names win over ours, names over files; write `./chatml` for the file.
+    Raises UsageError where nothing is given, where the file is missing, or where it is not UTF-8 text.
     """
-    if argument in TEMPLATE_NAMES:
-        return named_template(argument)
-    if argument is not None:
-        return _read(argument)
-    if own is not None:
-        return own
-    raise UsageError(
-        "The tokenizer has no chat template. Name one with --template: "
-        f"{', '.join(TEMPLATE_NAMES)}, or the path of a Jinja file."
-    )
+    if argument is None and "default" in own:
+        return Templates(own["default"], own.get("tool_use"))
+    if argument is None and own:
+        raise UsageError(
+            f"The tokenizer has chat templates called {', '.join(sorted(own))}, and none that is the default. "
+            "Name one with --template"
+        )
+    if argument is None:
+        raise UsageError(
+            "The tokenizer has no chat template. Name one with --template: "
+            f"{', '.join(TEMPLATE_NAMES)}, or the path of a Jinja file."
+        )
+    if argument in own:
+        return Templates(own[argument])
+    return Templates(named_template(argument) if argument in TEMPLATE_NAMES else _read(argument))
 
 
 def _read(argument: str) -> str:

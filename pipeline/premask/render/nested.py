@@ -10,7 +10,7 @@ from typing import Any
 from jinja2.runtime import Undefined
 
 from premask.render.expression import Expr
-from premask.render.recording import Recorder, TInt, Traced
+from premask.render.recording import Recorder, TInt, TNumber, Traced
 from premask.render.shape import structure
 from premask.render.values import TList, TStr, concatenate
 
@@ -22,7 +22,8 @@ class _Opened(Traced):
 
     def opened(self) -> Any:
         """The value as plain dictionaries and lists of traced strings."""
-        self.recorder.ask(("shape", self.expr), structure(self.value))
+        found = self.recorder.opened[self.expr] = structure(self.value)
+        self.recorder.ask(("shape", self.expr), found)
         return _open(self.recorder, self.value, self.expr, self.sources)
 
     def __getitem__(self, key: Any) -> Any:
@@ -94,6 +95,8 @@ def _represented(value: Any) -> str | TStr:
         return value.derived(repr(value.value), ("repr", value.expr))
     if isinstance(value, TMap | TSeq):
         return TStr(value.recorder, repr(value.value), ("repr", value.expr), value.sources)
+    if isinstance(value, TNumber):
+        return TStr(value.recorder, str(value.value), ("str", value.expr), value.sources)
     if isinstance(value, TInt):
         return repr(value.fixed())
     if type(value) in (list, TList):
@@ -117,3 +120,11 @@ def is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple | KeysView | ValuesView | ItemsView):
         return not isinstance(value, Traced) and all(map(is_plain, value))
     return value is None or isinstance(value, str | int | float | range | Undefined)
+
+
+def sources_of(value: Any) -> frozenset[int]:
+    """The fields whose text may be in a value, however deep."""
+    if isinstance(value, Traced):
+        return value.sources
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return frozenset[int]().union(*map(sources_of, items))

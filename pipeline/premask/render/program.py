@@ -22,8 +22,8 @@ from premask.errors import DataError
 from premask.read import Conversation
 from premask.render.bounds import OutOfTime, TooMuch, begin
 from premask.render.environment import compile_template
-from premask.render.expression import Expr, compile_expressions
-from premask.render.recording import Recorder, Untraceable, expression, plain
+from premask.render.expression import Expr, TooLarge, compile_expressions, compile_fill
+from premask.render.recording import Recorder, Untraceable
 from premask.render.shape import Path, copied, field_paths, flatten
 from premask.render.tracing import Piece, TracingEnvironment
 from premask.render.values import TStr
@@ -74,14 +74,20 @@ class Rendering:
     """Whether field number n holds anything: a question like any other."""
     questions: Mapping[Expr, Any]
     """What has been asked so far, with the answers; grows with further questions."""
+    shape: Hashable
+    """The conversation's shape (`shape.py`)."""
+    opened: Mapping[Expr, Hashable]
+    """The structures of the nested fields that the template looked into; may grow as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf(Generic[A]):
     """One path through the template."""
 
-    fill: Callable[[Sequence[Any]], tuple[str, ...]]
-    """From a conversation's fields to its pieces."""
+    fill: Callable[[Sequence[Any]], tuple[str, tuple[str, ...]]]
+    """From a conversation's fields to its text, and those of its pieces that are no literals."""
+    sizes: Int32Array
+    """`[p]` UTF-8 bytes of every piece that is a literal, -1 of the others."""
     analysis: A
 
 
@@ -145,27 +151,21 @@ class Program(Generic[A]):
         self.endured = 0
         texts = [""] * len(conversations)
         failures: dict[int, Failure] = {}
-        found: dict[int, tuple[Leaf[A], list[int], list[list[int]]]] = {}
+        found: dict[int, tuple[Leaf[A], list[int], list[int]]] = {}
         for row, conversation in enumerate(conversations):
-            key, fields = flatten(conversation)
-            leaf = self._find(key, fields) or self._learn(conversation, key, fields)
-            if isinstance(leaf, Failure):
-                failures[row] = leaf
+            filled = self._fill(conversation)
+            if isinstance(filled, Failure):
+                failures[row] = filled
                 continue
-            pieces = leaf.fill(fields)
-            text = texts[row] = "".join(pieces)
+            leaf, text, values = filled
+            texts[row] = text
             self.rendered += 1
             if self.rendered % AUDIT_EVERY == 0:
                 self._audit(conversation, text)
-            lengths = list(map(len, pieces)) if text.isascii() else [len(p.encode()) for p in pieces]
-            _, rows, matrix = found.setdefault(id(leaf), (leaf, [], []))
+            _, rows, sizes = found.setdefault(id(leaf), (leaf, [], []))
             rows.append(row)
-            matrix.append(lengths)
-        groups = [
-            Group(leaf.analysis, np.array(rows, np.int64), np.array(matrix, np.int32).reshape(len(rows), -1))
-            for leaf, rows, matrix in found.values()
-        ]
-        return Rendered(texts, groups, failures)
+            sizes += map(len, values) if text.isascii() else [len(value.encode()) for value in values]
+        return Rendered(texts, [_group(*each) for each in found.values()], failures)
 
     def render_plain(self, conversation: Conversation, **variables: Any) -> str:
         """One conversation as Jinja renders it. Raises what the template raises."""
@@ -188,13 +188,24 @@ class Program(Generic[A]):
         if text != expected:
             raise AssertionError("bug in premask: a traced rendering differs from Jinja's")
 
+    def _fill(self, conversation: Conversation) -> "tuple[Leaf[A], str, tuple[str, ...]] | Failure":
+        """The leaf of a conversation, its text, and what is no literal in it."""
+        key, fields = flatten(conversation)
+        try:
+            leaf = self._find(key, fields) or self._learn(conversation, key)
+            return leaf if isinstance(leaf, Failure) else (leaf, *leaf.fill(fields))
+        except TooLarge:
+            alone = self._learn(conversation, None)
+            return alone if isinstance(alone, Failure) else (alone, *alone.fill(fields))
+
     def _find(self, key: Hashable, fields: list[Any]) -> Leaf[A] | None:
         node = self.trees.get(key)
         while node is not None and node.ask is not None:
             node = node.branches.get(node.ask(fields)[0])
         return node.leaf if node is not None else None
 
-    def _learn(self, conversation: Conversation, key: Hashable, fields: list[Any]) -> "Leaf[A] | Failure":
+    def _learn(self, conversation: Conversation, key: Hashable) -> "Leaf[A] | Failure":
+        """Trace a conversation to a new leaf of the tree of its shape; without `key` it is its leaf alone."""
         try:
             text = self.render_plain(conversation)
             text.encode()
@@ -205,7 +216,8 @@ class Program(Generic[A]):
         except Exception as error:  # a template may raise anything
             return Failure("template_error", _said(error))
         lost = ""
-        for recording in (True, False):  # what cannot be replayed may be good for this conversation alone
+        # What cannot be replayed may be good for this conversation alone.
+        for recording in (True, False) if key is not None else (False,):
             recorder = Recorder(recording)
             try:
                 leaf = self._trace(conversation, recorder, text)
@@ -252,12 +264,22 @@ class Program(Generic[A]):
             _, fields = flatten(conversation)
             return bool(recorder.ask(("bool", ("field", field)), bool(fields[field])))
 
-        rendering = Rendering(conversation, trace.pieces, field_paths(conversation), prompt, ask, recorder.guards)
+        rendering = Rendering(
+            conversation=conversation,
+            pieces=trace.pieces,
+            paths=field_paths(conversation),
+            prompt=prompt,
+            ask=ask,
+            questions=recorder.guards,
+            shape=flatten(conversation)[0],
+            opened=recorder.opened,
+        )
         pieces, analysis = self.analyse(rendering)
+        sizes = np.array([len(p.encode()) if isinstance(p, str) else -1 for p in pieces], np.int32)
         if not recorder.recording:
-            filled = tuple(map(plain, pieces))
-            return Leaf(lambda fields: filled, analysis)
-        return Leaf(compile_expressions([expression(p) for p in pieces]), analysis)
+            values = tuple(p.value for p in pieces if isinstance(p, TStr))
+            return Leaf(lambda fields: (text, values), sizes, analysis)
+        return Leaf(compile_fill([p if isinstance(p, str) else p.expr for p in pieces]), sizes, analysis)
 
     def _insert(self, key: Hashable, recorder: Recorder, leaf: Leaf[A]) -> None:
         node = self.trees.setdefault(key, _Node())
@@ -269,6 +291,13 @@ class Program(Generic[A]):
             node = node.branches.setdefault(answer, _Node())
         node.leaf = leaf
         self.leaves += 1
+
+
+def _group(leaf: Leaf[A], rows: list[int], sizes: list[int]) -> Group[A]:
+    """The group of `rows`; `sizes` are the bytes of their pieces that are no literals, row by row."""
+    lengths = np.tile(leaf.sizes, (len(rows), 1))
+    lengths[:, leaf.sizes < 0] = np.array(sizes, np.int32).reshape(len(rows), -1)
+    return Group(leaf.analysis, np.array(rows, np.int64), lengths)
 
 
 def _said(error: Exception) -> str:

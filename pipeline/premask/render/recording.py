@@ -1,5 +1,7 @@
 """What traced values share: a recorder that notes their questions, a base that refuses all else, and traced numbers."""
 
+import operator
+from collections.abc import Hashable
 from typing import Any, NoReturn
 
 from premask.render.expression import Expr
@@ -22,6 +24,8 @@ class Recorder:
     def __init__(self, recording: bool) -> None:
         self.recording = recording
         self.guards: dict[Expr, Any] = {}
+        self.opened: dict[Expr, Hashable] = {}
+        """The structures of the nested fields that the template looked into, recording or not."""
 
     def ask(self, question: Expr, answer: Any) -> Any:
         """Note `question` with its answer; returns the answer."""
@@ -101,6 +105,19 @@ class TInt(Traced):
         return int(self.recorder.ask(self.expr, self.value))
 
     __index__ = fixed
+
+
+class TNumber(TInt):
+    """A number that a text spells (the filters `int` and `float`). Written out, it is still that text's."""
+
+    __slots__ = ()
+
+    def fixed(self) -> Any:
+        """The number itself, from here on a fact of this path."""
+        return self.recorder.ask(self.expr, self.value)
+
+    def __index__(self) -> int:
+        return operator.index(self.fixed())
 
 
 def plain(x: Any) -> Any:

@@ -8,7 +8,7 @@ Values whose structure is the user's own (tool schemas, arguments of a tool call
 format knows) are one field each, however deep: a template that looks inside asks for their `structure` first.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeAlias
 
 from premask.read import Conversation
@@ -35,6 +35,13 @@ def flatten(conversation: Conversation) -> tuple[Hashable, list[Any]]:
     key: list[Hashable] = [None if tools is None else len(tools)]
     fields: list[Any] = [] if tools is None else list(tools)
     for message in conversation.messages:
+        if len(message) == 2:  # nearly all there are: a role alone stands for a message of role and text
+            (first, role), (second, content) = message.items()
+            if first == "role" and second == "content" and type(content) is str:
+                key.append(role)
+                fields.append(content)
+                continue
+        key.append(None)
         for name, value in message.items():
             key.append(name)
             if name == "role":
@@ -74,6 +81,15 @@ def structure(value: Any, values: bool = False) -> Hashable:
     if isinstance(value, list):
         return (list, *(structure(v, values) for v in value))
     return _scalar(value)
+
+
+def names(known: Hashable) -> Iterator[str]:
+    """Every string in a shape or a structure: keys, roles, template arguments. A template writes them as literals."""
+    if isinstance(known, str):
+        yield known
+    elif isinstance(known, tuple):
+        for part in known:
+            yield from names(part)
 
 
 def map_fields(

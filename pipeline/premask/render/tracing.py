@@ -5,7 +5,7 @@ was written. Operators, look-ups and calls are Jinja's own, with a step in front
 """
 
 import datetime
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,9 +17,9 @@ from premask.render.bounds import BoundedEnvironment
 from premask.render.environment import OPTIONS, set_up
 from premask.render.filters import traced_filters, traced_tests
 from premask.render.generator import Generator, mark
-from premask.render.nested import TMap, TSeq, as_text, is_plain, wrap
+from premask.render.nested import TMap, TSeq, as_text, is_plain, sources_of, wrap
 from premask.render.recording import Recorder, TInt, Traced, Untraceable
-from premask.render.shape import copied, map_fields
+from premask.render.shape import Path, copied, field_paths, map_fields
 from premask.render.values import TList, TStr, concatenate, constant, contained
 
 _NAMES_OF_DICT = frozenset(dir(dict))
@@ -64,12 +64,14 @@ class TracingEnvironment(BoundedEnvironment):
         self.filters = traced_filters(self.filters)
         self.bound_filters()
         self.tests = traced_tests(self.tests)  # type: ignore[arg-type, assignment]
-        self.start(Recorder(recording=False), [])
+        self.start(Recorder(recording=False), [], [])
 
-    def start(self, recorder: Recorder, messages: Iterable[dict[str, Any]]) -> None:
-        """Before a render."""
+    def start(self, recorder: Recorder, messages: Sequence[dict[str, Any]], paths: Sequence[Path]) -> None:
+        """Before a render; `paths` tells where every field stands."""
         self.recorder = recorder
         self.places = {id(message): index for index, message in enumerate(messages)}
+        self.roles = [message["role"] for message in messages]
+        self.paths = paths
         self.current: int | None = None
         self.scopes: list[tuple[int | None, bool]] = []
 
@@ -118,10 +120,19 @@ class TracingEnvironment(BoundedEnvironment):
     def entered(self, *targets: Any) -> None:
         """At the start of an iteration over `targets`: is it a message's?"""
         outer, _ = self.scopes[-1]
-        index = next((self.places[id(t)] for t in targets if id(t) in self.places), None)
+        index = next((place for place in map(self._place, targets) if place is not None), None)
         over_numbers = any(type(t) is int for t in targets)
         self.scopes[-1] = (outer, over_numbers)
         self.current = outer if index is None else index
+
+    def _place(self, target: Any) -> int | None:
+        """Which message a value is, or was made of: a template may put several into one before it writes them."""
+        if id(target) in self.places or not isinstance(target, dict):
+            return self.places.get(id(target))
+        places = {self.paths[source][0] for source in sources_of(target)}
+        found = [place for place in places if isinstance(place, int)]
+        roles = {self.roles[place] for place in found}
+        return max(found) if len(roles) == 1 else None
 
     def assigned(self, value: Any) -> None:
         """After `set`: a loop over numbers takes its message so."""
@@ -252,7 +263,7 @@ class TracedTemplate:
         """
         messages, tools = map_fields(conversation, lambda number, path, value: wrap(recorder, value, number))
         environment = self.environment
-        environment.start(recorder, messages)
+        environment.start(recorder, messages, field_paths(conversation))
         environment.begin(conversation)
         arguments = copied(conversation.template_args)
         context = self._new_context({**variables, **arguments, "messages": messages, "tools": tools})

@@ -29,6 +29,8 @@ BROKEN_MACHINE = {
     errno.EREMOTEIO,
 }
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+NO_MEMORY = ("failed to map segment", "Cannot allocate memory", "can't start new thread")
+"""What loaders and threads say where memory, or a limit on it, is used up: an error without a number."""
 WRONG_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP}
 
 
@@ -89,7 +91,7 @@ def explain(error: BaseException, where: str = "") -> PremaskError:
     """`error` as the `PremaskError` it amounts to; itself when it is one, an `InternalError` when it is unforeseen."""
     if isinstance(error, PremaskError):
         return error
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or any(text in str(error) for text in NO_MEMORY):
         return MachineError(f"{where}out of memory; use fewer --workers, or a machine with more memory")
     code = error.errno if isinstance(error, OSError) else None
     if code in FULL_DISK:

@@ -13,7 +13,21 @@ def verdict(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name}: {counts}"
     if compared := report["compared"]:
         yield f"{compared['rows']:,} source rows masked again: {compared['examples']:,} examples compared"
-    yield "whole" if report["ok"] else f"{len(report['damages']):,} things are wrong"
+    yield "whole" if report["ok"] else _counted(len(report["damages"]))
+
+
+def _counted(damages: int) -> str:
+    return "1 thing is wrong" if damages == 1 else f"{damages:,} things are wrong"
+
+
+def remedy(report: Mapping[str, Any]) -> str:
+    """The error of a report that is not ok: what is to be done about it."""
+    folder, kinds = report["folder"], {damage["kind"] for damage in report["damages"]}
+    if kinds == {"stray"}:
+        return f"{folder}: holds files that are no part of the dataset; remove them"
+    if kinds <= {"missing", "changed", "stray"}:
+        return f"{folder}: the dataset is damaged; `premask repair {folder}` rebuilds its files"
+    return f"{folder}: the dataset is not what its sources give, which no repair mends; prepare it again with --fresh"
 
 
 def damage_line(damage: Mapping[str, Any]) -> str:

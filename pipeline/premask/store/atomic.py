@@ -35,10 +35,14 @@ class Written:
 
 
 class HashedFile(io.RawIOBase):
-    """A binary file that is only written, and hashed on the way; `file` is unbuffered and stays the caller's."""
+    """A binary file that is only written, and hashed on the way; `file` is unbuffered and stays the caller's.
 
-    def __init__(self, file: io.FileIO) -> None:
+    `path` is the name that errors give it.
+    """
+
+    def __init__(self, file: io.FileIO, path: Path) -> None:
         self._file = file
+        self._path = path
         self._sha256 = hashlib.sha256()
         self._size = 0
 
@@ -47,11 +51,10 @@ class HashedFile(io.RawIOBase):
         return True
 
     def write(self, data: Any) -> int:
-        """Write all of `data` (any buffer of bytes) and return its size."""
+        """Write all of `data` (any buffer of bytes); its size. MachineError where the disk is full or fails."""
         view = memoryview(data).cast("B")
-        left = view
-        while left:
-            left = left[self._file.write(left) :]
+        with _disk_errors(self._path):
+            _write_all(self._file, view)
         self._sha256.update(view)
         self._size += len(view)
         return len(view)
@@ -65,6 +68,24 @@ class HashedFile(io.RawIOBase):
         return Written(path, self._size, self._sha256.hexdigest())
 
 
+def _write_all(file: io.FileIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Say of an error that it was met in writing `path`: one met by whoever makes the content is not the disk's."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _MACHINE_ERRORS:
+            raise MachineError(
+                f"{path}: could not be written: {error.strerror}; {_MACHINE_ERRORS[error.errno]}"
+            ) from error
+        raise
+
+
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashedFile]:
     """Yield a binary file that becomes `path` when the block ends, and leaves nothing when it raises.
@@ -73,21 +94,19 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashedFile]:
     reveal and a re-run mend. MachineError where the disk is full or fails.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with temporary.open("xb", buffering=0) as raw:
-            yield HashedFile(raw)
+        with _disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            raw = temporary.open("xb", buffering=0)
+        with raw:
+            yield HashedFile(raw, path)
+            with _disk_errors(path):
+                if durable:
+                    os.fsync(raw.fileno())
+        with _disk_errors(path):
+            temporary.replace(path)
             if durable:
-                os.fsync(raw.fileno())
-        temporary.replace(path)
-        if durable:
-            sync_folder(path.parent)
-    except OSError as error:
-        if error.errno in _MACHINE_ERRORS:
-            raise MachineError(
-                f"{path}: could not be written: {error.strerror}; {_MACHINE_ERRORS[error.errno]}"
-            ) from error
-        raise
+                sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -122,6 +141,7 @@ def sync_folder(folder: Path) -> None:
 
 _MACHINE_ERRORS = {
     errno.ENOSPC: "free some space, or choose another --out",
+    errno.EFBIG: "files of this size are not allowed there: raise the limit (ulimit -f), or choose another --out",
     errno.EDQUOT: "the disk quota is used up: free some space, or choose another --out",
     errno.EIO: "the disk failed: choose another --out",
 }

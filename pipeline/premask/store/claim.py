@@ -67,7 +67,8 @@ def is_finished(folder: Path, description: Mapping[str, Any], fresh: bool) -> bo
 def claim(folder: Path, description: Mapping[str, Any], fresh: bool) -> str:
     """Make `folder` this run's: empty it with `fresh`, or check that the unfinished run in it is the same.
 
-    Returns the run's identity, a SHA-256 of the description. UsageError where the unfinished run is another one.
+    Returns the run's identity, a SHA-256 of the description. UsageError where the unfinished run is another one, or
+    nobody can tell which one it is.
     """
     begun, clearing = folder / WORK / DESCRIPTION, folder / WORK / _CLEARING
     if fresh and not clearing.exists():
@@ -82,11 +83,16 @@ def claim(folder: Path, description: Mapping[str, Any], fresh: bool) -> str:
 
 
 def _description(begun: Path) -> dict[str, Any] | None:
-    """What the unfinished run depends on; None where there is none, or nothing that can be relied on."""
+    """What the unfinished run depends on; None where there is none."""
     try:
         return unseal(begun.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise UsageError(
+            f"{begun}: expected what the unfinished run was begun with, found {error}: the file is damaged. "
+            "Begin anew with --fresh, or choose another --out"
+        ) from error
 
 
 def _clear(folder: Path) -> None:
@@ -100,9 +106,9 @@ def _clear(folder: Path) -> None:
 
 
 def _refuse_changes(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any], what: str) -> None:
-    plain_now = json.loads(json.dumps(now))
-    changes = list(_changes(_by_name({key: before.get(key) for key in now}), _by_name(plain_now)))
-    if changes:
+    old, new = {key: before.get(key) for key in now}, json.loads(json.dumps(now))
+    if old != new:
+        changes = list(_changes(_by_name(old), _by_name(new))) or ["sources stand in another order"]
         shown = "; ".join(changes[:5]) + (f"; and {len(changes) - 5} more" if len(changes) > 5 else "")
         raise UsageError(f"{folder}: {what}: {shown}. Choose another --out, or replace it with --fresh")
 

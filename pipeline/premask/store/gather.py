@@ -1,12 +1,12 @@
 """Gathering: the examples that a shard's plan names, out of many stage files into flat arrays.
 
-One Python step for each example (a view of its ids, one of its spans), then one copy by `np.concatenate`; no Python per
-token or span. About 1 µs an example beside the copying.
+One Python step for each example (a copy of its ids, one of its spans), then one more by `np.concatenate`; no Python per
+token or span. About 1 µs an example beside the copying. One stage file is open at a time where `StageFiles` holds them:
+the kernel counts every page around what is touched, so many maps held at once would look like, and weigh as, memory.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,22 +35,31 @@ class Gathered:
     """`[S]` loss weight of every span."""
 
 
-def gather(stages: Mapping[int, Stage], partition: Int32Array, index: Int32Array) -> Gathered:
+class Stages(Protocol):
+    """Stages by the number of their partition: a mapping, a list, or `StageFiles`."""
+
+    def __getitem__(self, number: int, /) -> Stage: ...
+
+
+def gather(stages: Stages, partition: Int32Array, index: Int32Array) -> Gathered:
     """Copy the examples `index[e]` of the stages `partition[e]` (both `[E]`), in order.
 
-    DataError where a stage has no such example; KeyError where `stages` lacks a partition.
+    DataError where a stage has no such example.
     """
     ids: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(index)
     spans: list[NDArray[np.int32]] = [np.zeros((0, 2), np.int32)] * len(index)
     weights: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(index)
-    for number, places in _groups(partition):
-        stage = stages[number]
+
+    def take(stage: Stage, places: NDArray[np.intp]) -> None:
         batch_numbers, rows = stage.locate(index[places])
         for batch_number, within in _groups(batch_numbers):
             examples, at, row = stage.batches[batch_number], places[within].tolist(), rows[within]
             _slices(ids, at, examples.ids, examples.offsets, row)
             _slices(spans, at, examples.spans, examples.span_offsets, row)
             _slices(weights, at, examples.span_weights, examples.span_offsets, row)
+
+    for number, places in _groups(partition):
+        take(stages[number], places)
     return Gathered(
         ids=_concatenate(ids, np.zeros(0, np.int32)),
         lengths=_sizes(ids),
@@ -100,16 +109,16 @@ def _groups(keys: NDArray[Any]) -> list[tuple[int, NDArray[np.intp]]]:
 
 
 def _slices(
-    views: list[NDArray[Any]], places: list[int], values: NDArray[Any], offsets: NDArray[Any], rows: NDArray[Any]
+    copies: list[NDArray[Any]], places: list[int], values: NDArray[Any], offsets: NDArray[Any], rows: NDArray[Any]
 ) -> None:
     bounds = zip(places, offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True)
     for place, start, end in bounds:
-        views[place] = values[start:end]
+        copies[place] = values[start:end].copy()
 
 
-def _concatenate(views: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate(views) if views else empty
+def _concatenate(parts: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else empty
 
 
-def _sizes(views: list[NDArray[Any]]) -> Int32Array:
-    return np.fromiter(map(len, views), np.int32, len(views))
+def _sizes(parts: list[NDArray[Any]]) -> Int32Array:
+    return np.fromiter(map(len, parts), np.int32, len(parts))

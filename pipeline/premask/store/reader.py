@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,9 @@ from premask.errors import DataError
 from premask.store.lists import offsets_of, values_of
 from premask.store.manifest import read_manifest, split_shards
 from premask.store.shards import OPTIONAL_COLUMNS, SHARD_COLUMNS, TOKEN_COLUMNS, ShardEntry
+
+if TYPE_CHECKING:
+    from premask.feed.loader import Loader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,12 @@ class Prepared:
         """Where the examples of a source row are: (split, pack, place in the pack), in order."""
         return [(name, *place) for name, split in self.splits.items() for place in split.find(source_row)]
 
+    def loader(self, split: str = "train", **options: Any) -> "Loader":
+        """Batches of torch tensors for any training loop; the options are those of `premask.feed.loader.Loader`."""
+        from premask.feed.loader import Loader  # a room further down, which needs torch
+
+        return Loader(self, split, **options)
+
 
 class Split(Sequence[Pack]):
     """The packs of one split. A shard is mapped when first touched; pickles as its paths."""
@@ -104,11 +113,16 @@ class Split(Sequence[Pack]):
     def __getitem__(self, index: int | slice) -> Pack | list[Pack]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
+        shard, place = self.place(index)
+        return shard.pack(place)
+
+    def place(self, index: int) -> "tuple[_Shard, int]":
+        """The shard that holds a pack, and its place there. IndexError where there is no such pack."""
         place = index + len(self) if index < 0 else index
         if not 0 <= place < len(self):
             raise IndexError(f"{self.path}: expected a pack from 0 to {len(self) - 1}, found {index}")
         number = bisect_right(self._ends, place)
-        return self.shard(number).pack(place - self.first_pack(number))
+        return self.shard(number), place - self.first_pack(number)
 
     def find(self, source_row: int) -> list[tuple[int, int]]:
         """Where the examples of a source row are: (pack, place in the pack), in order. Scans 8 bytes an example."""
@@ -143,9 +157,15 @@ class _Shard:
     columns: dict[str, NDArray[Any]]
     """Every column's values, flat."""
 
+    def bounds(self, number: int) -> tuple[slice, slice]:
+        """Where the tokens and the examples of a pack are in the columns."""
+        return (
+            slice(self.tokens[number], self.tokens[number + 1]),
+            slice(self.examples[number], self.examples[number + 1]),
+        )
+
     def pack(self, number: int) -> Pack:
-        of_token = slice(self.tokens[number], self.tokens[number + 1])
-        of_example = slice(self.examples[number], self.examples[number + 1])
+        of_token, of_example = self.bounds(number)
         columns = self.columns
         return Pack(
             input_ids=columns["input_ids"][of_token],

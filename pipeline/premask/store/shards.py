@@ -8,7 +8,6 @@ Cost, a core: about 20 ns a token, half of it for writing and hashing 12 bytes a
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ from premask.dtypes import Int64Array
 from premask.errors import DataError
 from premask.pack.plan import PlanRows
 from premask.store.atomic import atomic_write
-from premask.store.gather import Gathered, gather, labels, loss_weights, positions
+from premask.store.gather import Gathered, Stages, gather, labels, loss_weights, positions
 from premask.store.lists import list_column
-from premask.store.stage import Stage
 
 SHARD_COLUMNS = {
     "input_ids": pa.int32(),
@@ -78,7 +76,7 @@ def shard_schema(*, source_turns: bool, weights: bool) -> pa.Schema:
 
 
 def write_shard(
-    path: Path, stages: Mapping[int, Stage], rows: PlanRows, *, source_turns: bool = False, weights: bool = False
+    path: Path, stages: Stages, rows: PlanRows, *, source_turns: bool = False, weights: bool = False
 ) -> ShardEntry:
     """Gather the packs of `rows` from `stages` (by partition number) and write them to `path`, atomically.
 

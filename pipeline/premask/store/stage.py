@@ -5,7 +5,8 @@ their own, so reading them never touches the ids. A stage file is temporary, hen
 carries its checksum, and a torn one is made again.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,22 @@ def read_stage(path: Path) -> "Stage":
             " run again with --fresh"
         )
     return Stage(path, batches)
+
+
+@dataclass(frozen=True, slots=True)
+class StageFiles:
+    """Stage files by number: each is opened when it is asked for, and closed when nobody holds it any more."""
+
+    paths: Sequence[str | Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> "Stage":
+        return read_stage(Path(self.paths[number]))
+
+    def __iter__(self) -> "Iterator[Stage]":
+        return (self[number] for number in range(len(self)))
 
 
 class Stage:

@@ -1,0 +1,127 @@
+"""Which encoder gives a run its ids: the fastest that is admitted, where the input is large enough to repay it.
+
+Verdicts (`encode/admission.py`) are kept in the user's cache folder, by a hash of the tokenizer, of both encoders'
+versions and of the rules, so that a tokenizer is examined once. They never change a byte of a dataset: whoever gives
+the ids, they are the reference's, or the run goes back to the reference.
+"""
+
+import hashlib
+import os
+import sys
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from premask.encode.admission import RULES, Verdict, examine, why_unfit
+from premask.encode.backends import BACKENDS, FAST, REFERENCE, installed
+from premask.encode.encoder import Encoder
+from premask.errors import MachineError, UsageError
+from premask.intake import Input
+from premask.mask.masker import Masker
+from premask.read import Conversation, convert, first_rows
+from premask.render.forms import adapt
+from premask.store.atomic import write_json
+
+AUTO = "auto"
+
+WORTH_LOADING = 4 * 2**20
+"""Bytes of sources from which a backend that was admitted before repays its loading (half a second)."""
+
+WORTH_EXAMINING = 24 * 2**20
+"""Bytes of sources from which it repays an examination too (two seconds)."""
+
+
+SAMPLE = 500
+"""Rows of the caller's that are compared before a backend is taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The encoder of a run."""
+
+    name: str
+    reason: str
+    """Why it is this one."""
+
+
+def choose(asked: str, encoder: Encoder, size: int, sample: Callable[[], Sequence[str]]) -> Choice:
+    """The encoder for sources of `size` bytes, of which `sample` gives some rendered texts.
+
+    `asked` is one of `BACKENDS`, or `auto`. UsageError for a backend that is asked for by name, but not admitted.
+    """
+    if asked not in (AUTO, *BACKENDS):
+        raise UsageError(f"--encoder: expected {AUTO} or one of {', '.join(BACKENDS)}, found {asked!r}")
+    encoder.use(REFERENCE)
+    if asked == REFERENCE:
+        return Choice(REFERENCE, "asked for")
+    if asked != AUTO:
+        verdict = _verdict(encoder, asked, sample)
+        if not verdict.admitted:
+            raise UsageError(f"--encoder {asked}: not admitted for this tokenizer: {verdict.reason}; leave it out")
+        return Choice(asked, "asked for, and admitted")
+    reasons = []
+    for name in FAST:
+        reason = _why_not(encoder, name, size, sample)
+        if not reason:
+            return Choice(name, "the fastest that is admitted")
+        reasons.append(f"{name}: {reason}")
+    return Choice(REFERENCE, "; ".join(reasons))
+
+
+def rendered_sample(masker: Masker, inputs: Sequence[Input]) -> list[str]:
+    """The first rows of every input, rendered as far as they can be."""
+    rows = [(each, row) for each in inputs for row in first_rows(each.source, max(1, SAMPLE // len(inputs)))]
+    found = [convert(each.format, row, each.shape) for each, row in rows]
+    conversations = [adapt(c, masker.grammar.forms) for c in found if isinstance(c, Conversation) and not c.whole]
+    return [text for text in masker.program.render(conversations).texts if text]
+
+
+def _why_not(encoder: Encoder, name: str, size: int, sample: Callable[[], Sequence[str]]) -> str:
+    """Why the backend `name` is not taken of itself; empty where it is."""
+    if installed(name) is None:
+        return "not installed (premask[fast])"
+    known = _remembered(encoder, name)
+    if size < (WORTH_EXAMINING if known is None else WORTH_LOADING):
+        return "the input is too small to repay it"
+    return _verdict(encoder, name, sample).reason
+
+
+def _verdict(encoder: Encoder, name: str, sample: Callable[[], Sequence[str]]) -> Verdict:
+    """What was remembered, once `sample` agrees; otherwise an examination, remembered."""
+    known = _remembered(encoder, name)
+    if known is not None and not known.admitted:
+        return known
+    verdict = examine(encoder, name, sample(), probed=known is not None)
+    if known is None or not verdict.admitted:
+        remember(encoder, name, verdict)
+    return verdict
+
+
+def remember(encoder: Encoder, name: str, verdict: Verdict) -> None:
+    """Keep a verdict for later runs, also one that an audit overturned. A cache that cannot be written is none."""
+    try:
+        write_json(_place(encoder, name), {"reason": verdict.reason, "texts": verdict.texts}, durable=False)
+    except (OSError, MachineError):
+        return
+
+
+def _remembered(encoder: Encoder, name: str) -> Verdict | None:
+    unfit = why_unfit(encoder)
+    if unfit:
+        return Verdict(unfit)
+    try:
+        known = orjson.loads(_place(encoder, name).read_bytes())
+        return Verdict(str(known["reason"]), int(known["texts"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _place(encoder: Encoder, name: str) -> Path:
+    """Where the verdict on a backend lies: named by all that it depends on."""
+    versions = [name, installed(name), installed(REFERENCE), RULES, unicodedata.unidata_version, sys.platform]
+    digest = hashlib.sha256(orjson.dumps(versions) + encoder.raw).hexdigest()
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "premask" / "encoders" / f"{digest}.json"

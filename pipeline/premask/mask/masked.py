@@ -1,0 +1,121 @@
+"""A masked batch, and how it is put together: from spans, from turns masked one by one, from batches of two templates."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from premask.dtypes import Examples, Float32Array, Int32Array, offsets_of, slices, take
+from premask.encode.encoder import Encoded
+from premask.mask.columns import Columns
+from premask.mask.separate import Separated
+from premask.mask.spans import ByteSpans, TokenSpans
+from premask.read import Conversation
+from premask.render.program import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Masked:
+    """A masked batch."""
+
+    examples: Examples
+    """The rows that are kept, in order; `rows` counts within the batch."""
+    messages: Int32Array
+    """`[S]` the message behind every span of the examples."""
+    failures: dict[int, Failure]
+    """Why any other row is not."""
+    counts: Counter[str]
+    """What happened on the way: straddling tokens, escaped rows and the like."""
+
+
+def examples_of(
+    conversations: Sequence[Conversation],
+    encoded: Encoded,
+    spans: ByteSpans,
+    tokens: TokenSpans,
+    weights: Float32Array,
+    columns: Columns,
+    failures: dict[int, Failure],
+) -> tuple[Examples, Int32Array]:
+    """The rows with something to train, and the message behind every span; rows without are added to `failures`."""
+    first = encoded.offsets[spans.rows]
+    starts = np.maximum(tokens.starts, first + 1)  # nothing predicts an example's first token
+    filled = tokens.ends > starts
+    per_row = np.bincount(spans.rows[filled], minlength=len(conversations))
+    for row in np.flatnonzero(per_row == 0):
+        failures.setdefault(
+            int(row), Failure("nothing_to_train", "expected a token to train, found none under this recipe")
+        )
+    kept = np.array([row for row in range(len(conversations)) if row not in failures], np.int64)
+    of_kept = np.isin(spans.rows, kept) & filled
+    relative = np.stack([starts - first, tokens.ends - first], axis=1)[of_kept].astype(np.int32)
+    lengths = np.diff(encoded.offsets)[kept]
+    digests = b"".join(conversations[row].digest() for row in kept)
+    examples = Examples(
+        ids=slices(encoded.ids, encoded.offsets[kept], lengths),
+        offsets=offsets_of(lengths),
+        spans=relative,
+        span_offsets=offsets_of(per_row[kept]),
+        span_weights=weights[of_kept],
+        rows=kept,
+        turns=columns.turn_counts[kept],
+        source_turns=np.full(len(kept), -1, np.int32),
+        digests=np.frombuffer(digests, np.uint8).reshape(len(kept), 16),
+    )
+    return examples, spans.messages[of_kept]
+
+
+def regrouped(masked: Masked, parts: Sequence[Separated], conversations: Sequence[Conversation]) -> Masked:
+    """Examples of single turns under the rows they come from. A row of which one turn fails is rejected whole."""
+    failures: dict[int, Failure] = {}
+    for number, failure in sorted(masked.failures.items()):
+        part = parts[number]
+        failures.setdefault(part.row, Failure(failure.reason, f"turn {part.turn}: {failure.detail}"))
+    for row in set(range(len(conversations))) - {part.row for part in parts}:
+        failures[row] = Failure("nothing_to_train", "expected a turn to train, found none under this recipe")
+    rows = np.array([part.row for part in parts], np.int64)[masked.examples.rows]
+    turns = np.array([part.turn for part in parts], np.int32)[masked.examples.rows]
+    digests = b"".join(conversations[row].digest() for row in rows)
+    examples = replace(
+        masked.examples,
+        rows=rows,
+        turns=np.ones(len(rows), np.int32),
+        source_turns=turns,
+        digests=np.frombuffer(digests, np.uint8).reshape(len(rows), 16),
+    )
+    kept = ~np.isin(rows, list(failures))
+    messages = masked.messages[np.repeat(kept, np.diff(examples.span_offsets))]
+    return Masked(take(examples, kept), messages, failures, masked.counts)
+
+
+def merged(parts: Sequence[tuple[Sequence[int], Masked]]) -> Masked:
+    """One batch of several, each given with the places that its rows have in the whole."""
+    rows = [np.array(places, np.int64)[masked.examples.rows] for places, masked in parts]
+    examples = [replace(m.examples, rows=r) for r, (_, m) in zip(rows, parts, strict=True)]
+    failures = {places[row]: failure for places, masked in parts for row, failure in masked.failures.items()}
+    counts = sum((masked.counts for _, masked in parts), Counter[str]())
+    together, spans = _in_order(examples)
+    messages = np.concatenate([masked.messages for _, masked in parts])[spans]
+    return Masked(together, messages, dict(sorted(failures.items())), counts)
+
+
+def _in_order(parts: Sequence[Examples]) -> tuple[Examples, Int32Array]:
+    """All examples of `parts`, by their rows; and the order `[S]` in which their spans come then."""
+    lengths = np.concatenate([np.diff(p.offsets) for p in parts])
+    sizes = np.concatenate([np.diff(p.span_offsets) for p in parts])
+    rows = np.concatenate([p.rows for p in parts])
+    order = np.argsort(rows, kind="stable")
+    spans = slices(np.arange(sizes.sum(), dtype=np.int32), offsets_of(sizes)[:-1][order], sizes[order])
+    examples = Examples(
+        ids=slices(np.concatenate([p.ids for p in parts]), offsets_of(lengths)[:-1][order], lengths[order]),
+        offsets=offsets_of(lengths[order]),
+        spans=np.concatenate([p.spans for p in parts])[spans],
+        span_offsets=offsets_of(sizes[order]),
+        span_weights=np.concatenate([p.span_weights for p in parts])[spans],
+        rows=rows[order],
+        turns=np.concatenate([p.turns for p in parts])[order],
+        source_turns=np.concatenate([p.source_turns for p in parts])[order],
+        digests=np.concatenate([p.digests for p in parts])[order],
+    )
+    return examples, spans

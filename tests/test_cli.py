@@ -23,7 +23,10 @@ SUMMARY = {
     "rows": 3,
     "kept": 2,
     "rejected": {"broken_json": 1},
-    "splits": {"train": {"examples": 2, "packs": 1, "tokens": 30, "supervised": 10}},
+    "tokens": {"in": 32, "kept": 30, "trimmed": 2},
+    "turns": {"in": 2, "kept": 2},
+    "mix": [],
+    "splits": {"train": {"examples": 2, "packs": 1, "packs_at_least": 1, "tokens": 30, "supervised": 10}},
     "max_length": 64,
     "counts": {"escaped_rows": 1},
     "seconds": 0.5,
@@ -81,7 +84,7 @@ def test_prepare_with_all_options(prepare: Prepare, tmp_path: Path) -> None:
     )  # fmt: skip
     assert out == Path("o")
     assert isinstance(keywords.pop("progress"), SilentProgress)
-    assert keywords == {"workers": 3, "fresh": True, "strict": True, "keep_stage": True}
+    assert keywords == {"workers": 3, "encoder": "auto", "fresh": True, "strict": True, "keep_stage": True}
 
 
 def test_prepare_with_the_least(prepare: Prepare) -> None:

@@ -76,14 +76,14 @@ def finish(inputs: list[str], out: Path, expected: dict[str, str]) -> None:
 
 
 def test_killed_runs_are_finished_with_the_same_bytes(tmp_path: Path) -> None:
-    tally = kills.run(tmp_path, kills=12, seed=3, rows=40)
+    tally = kills.run(tmp_path, kills=5, seed=3, rows=10)
     assert tally.failures == []
-    assert tally.kills.total() >= 12
-    assert tally.finished >= 2
+    assert tally.kills.total() >= 5
+    assert tally.finished >= 1
 
 
 def test_damage_is_found_and_mended(tmp_path: Path) -> None:
-    tally = damage.run(tmp_path, damages=30, seed=3, rows=40)
+    tally = damage.run(tmp_path, damages=30, seed=3, rows=10)
     assert tally.failures == []
     assert tally.damages.total() >= 30
 
@@ -104,8 +104,9 @@ def tiny_disk(folder: Path, size: str) -> Iterator[None]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("size", ["16k", "80k", "160k", "280k", "400k"])
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("size", "workers"), [("16k", "1"), ("80k", "1"), ("160k", "1"), ("280k", "1"), ("400k", "1"), ("280k", "2")]
+)
 def test_a_full_disk(
     size: str,
     workers: str,
@@ -159,7 +160,7 @@ def test_a_write_that_fails_at_any_point(
     monkeypatch.setattr(atomic, "_write_all", failing)
     finish(inputs, out.with_name("counted"), expected)
     total = calls
-    for fatal in [1, 2, *range(total // 6, total, total // 6), total]:  # noqa: B007 - `failing` reads it
+    for fatal in [1, *range(total // 4, total, total // 4), total]:  # noqa: B007 - `failing` reads it
         shutil.rmtree(out, ignore_errors=True)
         calls = 0
         assert run(small.arguments(inputs, out, "--workers", "1")) == 3
@@ -412,7 +413,7 @@ def stop_before(phase: str, inputs: list[str], out: Path) -> None:
         assert run(small.arguments(inputs, out, "--workers", "1")) == 3
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("phase", ["plan_packs", "write_sealed"])
 def test_nothing_is_trusted_because_it_is_there(
     phase: str, seed: int, inputs: list[str], out: Path, expected: dict[str, str]

@@ -101,7 +101,7 @@ def test_the_code_for_trainers(
 
 
 def test_the_code_for_packs(workplace: premask.Prepared, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block("premask.open"), "README", "exec"), {})  # noqa: S102
+    exec(compile(block("packs[0]"), "README", "exec"), {})  # noqa: S102
     pack = workplace["train"][0]
     assert capsys.readouterr().out == f"{pack.input_ids.shape} {(pack.labels != -100).sum()}\n"
 

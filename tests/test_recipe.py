@@ -92,7 +92,7 @@ def test_date_as_date_and_as_text() -> None:
         ({"sources": ["a\udcff"]}, "sources[0]: expected text that UTF-8 can hold"),
         ({"tokenizer": ""}, "tokenizer: must not be empty"),
         ({"max_length": 1}, "max_length: expected greater than or equal to 2, found 1"),
-        ({"max_length": 2**31}, "max_length: expected less than or equal to 2147483647, found 2147483648"),
+        ({"max_length": 2**29 + 1}, "max_length: expected less than or equal to 536870912, found 536870913"),
         ({"max_length": "4096"}, "max_length: expected a valid integer, found '4096'"),
         ({"seed": True}, "seed: expected a valid integer, found True"),
         ({"seed": -1}, "seed: expected greater than or equal to 0, found -1"),

@@ -7,6 +7,7 @@ transformers.
 
 import csv
 import gzip
+import importlib
 import json
 import random
 from collections import Counter, defaultdict
@@ -17,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -332,7 +334,7 @@ def everything(files: Sequence[File], folder: Path, **options: Any) -> Recipe:
     return Recipe(**named)
 
 
-MIX = {"duplicates": "drop", "validation": 0.2, "filters": {"min_tokens": 12}, "seed": 11}
+MIX = {"duplicates": "drop", "validation": 0.2, "filters": {"min_tokens": 20}, "seed": 11}
 
 
 def test_every_row_has_the_fate_that_a_loop_finds(
@@ -341,7 +343,7 @@ def test_every_row_has_the_fate_that_a_loop_finds(
     out = tmp_path / "out"
     premask.prepare(everything(files, folder, **MIX), out)
     adds_up(out)
-    rows = expected_rows(files, tokenizer, 256, 12)
+    rows = expected_rows(files, tokenizer, 256, 20)
     firsts = [next(n for n, row in enumerate(rows) if row.source == source) for source in range(len(files))]
     names = [str(folder / file.name) for file in files]
     rejected = {firsts[names.index(line["source"])] + line["row"]: line["reason"] for line in rejected_of(out)}
@@ -366,7 +368,7 @@ def test_weights_make_the_largest_mix_that_repeats_allow(
     entries = [entry | {"weight": weight} for entry, weight in zip(sources(files, folder), weights, strict=True)]
     premask.prepare(everything(files, folder, **MIX, sources=entries), out)
     adds_up(out)
-    rows = expected_rows(files, tokenizer, 256, 12)
+    rows = expected_rows(files, tokenizer, 256, 20)
     aside = {example.row for example in examples_of(out, "validation")}
     there = Counter(row.source for n, row in enumerate(rows) if not row.reason and n not in aside)
     uses = Counter(example.row for example in examples_of(out))
@@ -387,8 +389,9 @@ def test_weights_make_the_largest_mix_that_repeats_allow(
 def test_runs_workers_and_the_order_of_sources_give_the_same_bytes(
     files: list[File], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("premask.prepare.PARTITION_BYTES", 2**13)  # several partitions of every file
-    monkeypatch.setattr("premask.prepare.SHARD_TOKENS", 2**12)
+    module = importlib.import_module("premask.prepare")
+    monkeypatch.setattr(module, "PARTITION_BYTES", 2**13)  # several partitions of every file
+    monkeypatch.setattr(module, "SHARD_TOKENS", 2**12)
     options = {**MIX, "overflow": "split", "max_length": 128, "sources_order": "sorted"}
     seen = []
     for number, workers in enumerate((1, 2, 1)):
@@ -465,9 +468,24 @@ def test_more_data_does_not_reshuffle_the_old_split(tmp_path: Path) -> None:
     assert {"validation"} in once.values()
 
 
+def test_a_validation_split_that_leaves_nothing_to_train_on(tmp_path: Path) -> None:
+    File("a.jsonl", [talk(random.Random(0), 1) for _ in range(9)]).write(tmp_path)
+    recipe = everything([File("a.jsonl", [])], tmp_path, validation=0.9999)
+    words = "expected examples to train on, found all 9 drawn for validation; lower --validation, or add rows"
+    with pytest.raises(DataError, match=words):
+        premask.prepare(recipe, tmp_path / "out")
+
+
+def test_a_validation_split_may_be_empty(tmp_path: Path) -> None:
+    File("a.jsonl", [talk(random.Random(0), 1) for _ in range(9)]).write(tmp_path)
+    premask.prepare(everything([File("a.jsonl", [])], tmp_path, validation=0.0001), tmp_path / "out")
+    loaded = datasets.load_from_disk(str(tmp_path / "out"))
+    assert (len(loaded["validation"]), sum(map(len, loaded["train"]["seq_lengths"]))) == (0, 9)
+
+
 # --- overflow -------------------------------------------------------------------------------------------------------
 
-TEMPLATES = ("own", "qwen3", "llama3")
+TEMPLATES = ("own", "qwen2_5", "qwen3")
 
 
 def template_of(name: str) -> str | None:
@@ -526,11 +544,10 @@ def test_the_pieces_of_a_long_row_are_conversations(name: str, long_rows: list[l
             assert example.ids in renderings, (row, start)
             trained = [ids for ids, label in zip(example.ids, example.labels, strict=True) if label != -100]
             ends = tokenizer.convert_tokens_to_ids("<|im_end|>")
-            if name != "llama3":
-                assert trained.count(ends) == renderings.index(example.ids) + 1
+            assert trained.count(ends) == renderings.index(example.ids) + 1
         whole += example.turn == -1
         cut += len(found) > 1
-    assert whole > 3
+    assert whole > 1
     assert cut > 10
 
 
@@ -573,7 +590,7 @@ def test_no_pack_crosses_a_stage(
     manifest = adds_up(tmp_path / "out")
     stages = manifest["packing"]["train"]["stages"]
     assert len(stages) == 4
-    rows = expected_rows(files, tokenizer, 256, 12)
+    rows = expected_rows(files, tokenizer, 256, 20)
     hardness = [len(row.ids) if by == "length" else row.turns for row in rows]
     times: list[Counter[int]] = [Counter(), Counter(), Counter()]
     for example in examples_of(tmp_path / "out"):

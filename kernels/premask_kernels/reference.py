@@ -90,8 +90,9 @@ def softmax_gradient_(
     if objective.z_loss:
         loss = loss + objective.z_loss * lse.square()
     correct = at_target >= logits.amax(1)
-    probability = (logits - lse[:, None]).exp_()
-    entropy = lse - torch.where(probability > 0, probability * logits, 0).sum(1)
+    surprise = lse[:, None] - logits
+    probability = torch.exp(-surprise)
+    entropy = torch.where(probability > 0, probability * surprise, 0).sum(1)
     torch.mul(probability, (1 + 2 * objective.z_loss * lse)[:, None], out=logits)
     logits.sub_(objective.label_smoothing / logits.shape[1])
     logits.scatter_add_(1, place, logits.new_full(place.shape, objective.label_smoothing - 1))

@@ -37,7 +37,8 @@ def _tanh(x, APPROXIMATE: tl.constexpr):
     """By one instruction; or to 1e-7 by exp2, which the interpreter knows too."""
     if APPROXIMATE:
         return tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
-    return 1 - 2 / (1 + tl.exp2(x * (2 * LOG2_E)))
+    e = tl.exp2(tl.abs(x) * (-2 * LOG2_E))
+    return tl.where(x < 0, e - 1, 1 - e) / (1 + e)
 
 
 @triton.jit
@@ -57,7 +58,7 @@ def _absorb(
     MASKED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SMOOTHING: tl.constexpr,
     STATISTICS: tl.constexpr, APPROXIMATE: tl.constexpr,
 ):  # fmt: skip
-    """Take one tile into every thread's maximum, sum of exponentials, sum of these times the logits, sum of logits."""
+    """Take one tile into every thread's maximum, sum of exponentials (and of these times y - m), and sum of logits."""
     b = 0.0
     if MASKED:
         mask = offsets < vocabulary
@@ -78,9 +79,10 @@ def _absorb(
     higher = tl.maximum(m, tl.max(tl.max(y, 2), 0))
     shrink = tl.exp2(m - higher)
     e = tl.exp2(y - higher[None, :, None])
-    d = d * shrink + tl.sum(tl.sum(e, 2), 0)
     if STATISTICS:
-        s = s * shrink + tl.sum(tl.sum(e * tl.where(y > float("-inf"), y, 0.0), 2), 0)
+        below = tl.where(y > float("-inf"), y - higher[None, :, None], 0.0)
+        s = (s + d * (m - higher)) * shrink + tl.sum(tl.sum(e * below, 2), 0)
+    d = d * shrink + tl.sum(tl.sum(e, 2), 0)
     return higher, d, s, plain
 
 
@@ -131,16 +133,17 @@ def rows_kernel(
     for local in tl.range(tl.program_id(0), count, tl.num_programs(0)):
         row = first + local
         z = logits + tl.cast(local, tl.int64) * stride
+        target = tl.load(targets + row)
+        wrong = (target < 0) | (target >= vocabulary)
         weight = 1.0
         if HAS_WEIGHTS:
             weight = tl.load(weights + row)
-        target = tl.load(targets + row)
-        wrong = (target < 0) | (target >= vocabulary)
+            wrong = wrong | (weight < 0)
         if HAS_ROWS:
             wrong = wrong | (tl.load(rows + row) <= tl.load(rows + row - 1, mask=row > 0, other=-1))
         if weight != 0:
             # Nothing may wait for the device to raise an error, so what cannot be right becomes NaN.
-            weight = tl.where(wrong | (weight < 0), float("nan"), weight)
+            weight = tl.where(wrong, float("nan"), weight)
             target = tl.where(wrong, 0, target)
             b = 0.0
             if HAS_BIAS:
@@ -174,7 +177,8 @@ def rows_kernel(
             tl.store(token_loss + row, tl.where(wrong, float("nan"), loss))
             if STATISTICS:
                 tl.store(correct + row, (at_target >= top).to(tl.int8))
-                tl.store(entropy + row, (lse - tl.sum(s * shrink, 0) / total) * LN_2)
+                below = tl.sum((s + d * (m - top)) * shrink, 0)
+                tl.store(entropy + row, (tl.log2(total) - below / total) * LN_2)
             if GRADIENT:
                 outer = weight * logit_scale
                 factor = (1 + 2 * z_loss * natural) * outer

@@ -109,8 +109,8 @@ def _find_uncounted(split: str, rows: PlanRows, manifest: Mapping[str, Any]) -> 
     sources = [manifest["sources"][part["source"]]["entry"] for part in manifest["partitions"]]
     _, first = np.unique(_places(rows), return_index=True)
     entries = np.array(sources, np.int64)[rows.partition[first]]
-    columns = {
-        "examples": np.ones(len(first)),
+    columns: dict[str, Int32Array] = {
+        "examples": np.ones(len(first), np.int32),
         "tokens": rows.length[first],
         "supervised_tokens": rows.supervised[first],
     }

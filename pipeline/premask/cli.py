@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import click
 
 INTERRUPTED = 128 + signal.SIGINT
-SUMMARY = ("rows", "kept", "rejected", "splits", "max_length", "seconds")
+SUMMARY = ("rows", "kept", "rejected", "tokens", "turns", "mix", "splits", "max_length", "seconds")
 """What is shown to people of the summary that `prepare` returns; `--json` prints all of it."""
 
 REMARKS = ("counts", "rejected", "splits", "out")
@@ -77,8 +77,8 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
         context.exit()
 
 
-class _PrepareCommand(click.Command):
-    """`prepare`, whose help ends with the options of the recipe, taken from the recipe itself."""
+class _RecipeCommand(click.Command):
+    """A command whose help ends with the options of the recipe, taken from the recipe itself."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         from premask.recipe import Recipe
@@ -102,18 +102,34 @@ def premask() -> None:
     """Prepare chat data for supervised fine-tuning: rendered, tokenized, masked per turn, packed into Arrow shards."""
 
 
-@premask.command(cls=_PrepareCommand, short_help="Prepare sources once, for any trainer to stream.")
-@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
-@click.option("--tokenizer", metavar="DIR|ORG/NAME", help="The model's tokenizer.")
+def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What makes a recipe on the command line."""
+    for option in (
+        click.option(
+            "--set", "sets", multiple=True, metavar="OPTION=VALUE", help="Any recipe option; may be repeated."
+        ),
+        click.option(
+            "--validation", type=float, metavar="SHARE", help="Share of the conversations kept for validation."
+        ),
+        click.option("--format", metavar="FORMAT", help="auto, messages, sharegpt, alpaca, prompt-completion or text."),
+        click.option("--limit", type=int, metavar="N", help="Only the first N rows of every source."),
+        click.option("--max-length", type=int, metavar="N", help="Length of a pack in tokens."),
+        click.option("--template", metavar="NAME|FILE", help="Chat template, instead of the tokenizer's own."),
+        click.option(
+            "--recipe", "file", type=click.Path(path_type=Path), metavar="FILE.yaml", help="Options from a file."
+        ),
+        click.option("--tokenizer", metavar="DIR|ORG/NAME", help="The model's tokenizer."),
+        click.argument("sources", nargs=-1, metavar="[SOURCE]..."),
+    ):
+        command = option(command)
+    return command
+
+
+@premask.command(cls=_RecipeCommand, short_help="Prepare sources once, for any trainer to stream.")
+@_recipe_options
 @click.option("--out", required=True, type=FOLDER, help="Folder to write the prepared dataset to.")
-@click.option("--recipe", "file", type=click.Path(path_type=Path), metavar="FILE.yaml", help="Options from a file.")
-@click.option("--template", metavar="NAME|FILE", help="Chat template, instead of the tokenizer's own.")
-@click.option("--max-length", type=int, metavar="N", help="Length of a pack in tokens.")
-@click.option("--limit", type=int, metavar="N", help="Only the first N rows of every source.")
-@click.option("--format", metavar="FORMAT", help="auto, messages, sharegpt, alpaca or prompt-completion.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes; by default at most one per core.")
 @click.option("--encoder", default="auto", show_default=True, help="Who gives the ids: tokenizers or fastokens.")
-@click.option("--set", "sets", multiple=True, metavar="OPTION=VALUE", help="Any recipe option; may be repeated.")
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on where an earlier run stopped.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) when any source row is rejected.")
 @click.option("--keep-stage", is_flag=True, help="Keep the stage files of phase 1.")
@@ -134,7 +150,7 @@ def prepare(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Prepare SOURCES (JSON or JSON Lines files of conversations) once, for any trainer to stream."""
+    """Prepare SOURCES (files, folders, patterns, URLs or datasets of the Hub) once, for any trainer to stream."""
     from premask.prepare import prepare
     from premask.recipe import recipe_from
     from premask.show.progress import progress_for
@@ -165,6 +181,20 @@ def prepare(
 
         Console().print(table(**{key: summary[key] for key in SUMMARY}))
         click.echo("\n".join(["", *remarks(**{key: summary[key] for key in REMARKS})]))
+
+
+@premask.command(cls=_RecipeCommand, short_help="Check a recipe, and show it with all its options.")
+@_recipe_options
+@click.option("--print", "printed", is_flag=True, help="Print it as YAML, as the manifest stores it.")
+def recipe(file: Path | None, sets: tuple[str, ...], printed: bool, **options: Any) -> None:
+    """Check a recipe; with --print show it with every option resolved. Sources and tokenizer are not looked at."""
+    from premask.recipe import recipe_from
+
+    resolved = recipe_from(options, file, sets).resolved()
+    if printed:
+        import yaml
+
+        click.echo(yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), nl=False)
 
 
 @premask.command(short_help="Show the tokens of prepared packs, trained and masked.")
@@ -286,6 +316,58 @@ def repair(
         click.echo("\n".join(repair_lines(**done.as_json())) or f"{folder}: nothing is damaged")
     if done.left:
         raise DataError(f"{folder}: what is left cannot be repaired: remove it yourself, or prepare the dataset again")
+
+
+@premask.command(short_help="Mask a dataset that is tokenized already.")
+@click.argument("dataset", metavar="DATASET", type=click.Path(exists=True, path_type=Path))
+@click.option("--tokenizer", required=True, metavar="DIR|ORG/NAME", help="The tokenizer that its rows were made with.")
+@click.option("--out", required=True, type=FOLDER, help="New folder to write the masked dataset to.")
+@click.option("--template", metavar="NAME|FILE", help="Chat template, instead of the tokenizer's own.")
+@click.option("--instruction-part", metavar="TEXT", help="What a user's turn begins with, instead of the template's.")
+@click.option("--response-part", metavar="TEXT", help="What an assistant's turn begins with.")
+@click.option("--last-response-only", is_flag=True, help="Train only the last turn of every row.")
+@click.option(
+    "--mask",
+    type=click.Choice(["sampled", "unsloth"]),
+    default="sampled",
+    show_default=True,
+    help="What the model emits, or what Unsloth's function trains.",
+)
+@click.option(
+    "--no-response",
+    type=click.Choice(["error", "drop"]),
+    default="error",
+    show_default=True,
+    help="What becomes of rows with nothing to train.",
+)
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
+def remask(
+    dataset: Path,
+    tokenizer: str,
+    out: Path,
+    template: str | None,
+    instruction_part: str | None,
+    response_part: str | None,
+    last_response_only: bool,
+    mask: Any,
+    no_response: Any,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Write DATASET (a folder written by `datasets`, or Parquet) with labels that are found from its ids alone."""
+    from dataclasses import asdict
+
+    from premask.feed.markers import parts_of
+    from premask.feed.remask import masking_of, remask, told
+
+    parts = parts_of(None, instruction_part, response_part)
+    masking = masking_of(tokenizer, template, parts, mask=mask, last_response_only=last_response_only)
+    counts = remask(dataset, out, masking, no_response)
+    if as_json:
+        click.echo(json.dumps(asdict(counts), sort_keys=True))
+    elif not quiet:
+        click.echo("\n".join(told(counts)))
 
 
 @premask.command(short_help="Fine-tune a model on a prepared dataset (QLoRA).")

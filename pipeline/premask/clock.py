@@ -10,13 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 T = TypeVar("T")
 
 
 class _Clock:
-    spent: Counter[str] = Counter()
+    spent: ClassVar[Counter[str]] = Counter()
     inner = 0.0
     """Seconds of the stages within the one that runs."""
 

@@ -89,7 +89,12 @@ def take(examples: Examples, which: BoolArray) -> Examples:
 
 
 def slices(values: Int32Array, starts: Int64Array, lengths: Int64Array) -> Int32Array:
-    """The slices of `values` `[T]` that begin at `starts` `[N]` and have `lengths` `[N]`, one behind the other."""
+    """The slices of `values` `[T]` that begin at `starts` `[N]` and have `lengths` `[N]`, one behind the other.
+
+    A view where they are neighbours already, a copy otherwise.
+    """
+    if len(starts) and (starts[1:] == starts[:-1] + lengths[:-1]).all():
+        return values[starts[0] : starts[-1] + lengths[-1]]
     parts: Sequence[Int32Array] = [values[a : a + n] for a, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
     return np.concatenate([values[:0], *parts])
 

@@ -30,12 +30,15 @@ AUTO = "auto"
 WORTH_LOADING = 4 * 2**20
 """Bytes of sources from which a backend that was admitted before repays its loading (half a second)."""
 
-WORTH_EXAMINING = 24 * 2**20
+WORTH_EXAMINING = 16 * 2**20
 """Bytes of sources from which it repays an examination too (two seconds)."""
 
 
 SAMPLE = 500
 """Rows of the caller's that are compared before a backend is taken."""
+
+LONGEST = 2**16
+"""Bytes of a row that is compared: the reference takes 200 times as much memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +75,10 @@ def choose(asked: str, encoder: Encoder, size: int, sample: Callable[[], Sequenc
 
 
 def rendered_sample(masker: Masker, inputs: Sequence[Input]) -> list[str]:
-    """The first rows of every input, rendered as far as they can be."""
+    """The first rows of every input, rendered as far as they can be; long ones are left out."""
     rows = [(each, row) for each in inputs for row in first_rows(each.source, max(1, SAMPLE // len(inputs)))]
-    found = [convert(each.format, row, each.shape) for each, row in rows]
+    short = [(each, row) for each, row in rows if len(orjson.dumps(row, default=bytes.hex)) <= LONGEST]
+    found = [convert(each.format, row, each.shape) for each, row in short]
     conversations = [adapt(c, masker.grammar.forms) for c in found if isinstance(c, Conversation) and not c.whole]
     return [text for text in masker.program.render(conversations).texts if text]
 

@@ -30,6 +30,8 @@ from premask.store.receipts import finished, write_receipt
 from premask.store.shards import ShardEntry
 from premask.store.stage import StageFiles
 
+MADE_AGAIN = Choice(REFERENCE, "made again, to be compared")
+
 
 @dataclass(slots=True)
 class Made:
@@ -64,7 +66,7 @@ class Run:
     sizes: Mapping[str, int]
     """Of partitions in bytes, of shards in tokens."""
 
-    encoder: Choice = Choice(REFERENCE, "made again")
+    encoder: Choice = MADE_AGAIN
     """Who shall give the ids."""
 
     made: "Made" = field(default_factory=lambda: Made())

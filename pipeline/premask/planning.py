@@ -6,13 +6,12 @@ Examples are numbered stage file by stage file, so that nothing but the order of
 read: no ids, and the hashes of the conversations only where duplicates, a validation split or weights ask for them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from premask.dtypes import Int32Array
 from premask.pack.account import Entry, Lost, account, lost_rows
 from premask.pack.best_fit import PACKERS
 from premask.pack.expression import condition
@@ -21,7 +20,7 @@ from premask.pack.pool import Pool
 from premask.pack.scripts import check_script
 from premask.pack.selection import VALIDATION, Digests, Mix, Selection, filter_rows, select, stages
 from premask.recipe import Recipe
-from premask.store.stage import Stage
+from premask.store.stage import Stage, StageFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +38,21 @@ class Planned:
         return lost_rows(self.pool, self.selection, partition)
 
 
-def pool_of(files: Iterable[Stage], first_rows: Sequence[int], entries: Sequence[int]) -> Pool:
-    """The examples of all stage files; the first source row and the entry of the recipe's sources of each are given."""
-    columns: list[list[Int32Array]] = [[], [], [], [], []]
-    for file in files:  # one at a time is open, and what its columns hold is copied
-        turn = file.source_turns
-        one = turn if (turn != -1).any() else np.broadcast_to(np.int32(-1), len(turn))
-        for column, values in zip(
-            columns, (file.rows.astype(np.int32), file.lengths, file.supervised, file.turns, one), strict=True
-        ):
-            column.append(values)
-    starts = np.cumsum([0, *map(len, columns[0])], dtype=np.int64)
-    source_turn = _joined(columns.pop()) if any(part.strides != (0,) for part in columns[-1]) else None
-    row, length, supervised, turns = (_joined(column) for column in columns[:4])
+def pool_of(files: Sequence[Stage] | StageFiles, first_rows: Sequence[int], entries: Sequence[int]) -> Pool:
+    """The examples of all stage files; the first source row and the entry of the recipe's sources of each are given.
+
+    Each column is made once, at its full size: parts that are joined would leave their room behind in the heap.
+    """
+    starts = np.cumsum([0, *map(len, files)], dtype=np.int64)
+    row, length, supervised, turns = (np.empty(starts[-1], np.int32) for _ in range(4))
+    source_turn = np.broadcast_to(np.int32(-1), int(starts[-1]))
+    for file, start, end in zip(files, starts[:-1], starts[1:], strict=True):  # one at a time is open
+        part = slice(int(start), int(end))
+        row[part], length[part], supervised[part], turns[part] = file.rows, file.lengths, file.supervised, file.turns
+        if (file.source_turns != -1).any():
+            if not source_turn.flags.writeable:
+                source_turn = source_turn.copy()
+            source_turn[part] = file.source_turns
     return Pool(
         starts=starts,
         first_rows=np.array(first_rows, np.int64),
@@ -60,15 +61,8 @@ def pool_of(files: Iterable[Stage], first_rows: Sequence[int], entries: Sequence
         length=length,
         supervised=supervised,
         turns=turns,
-        source_turn=np.broadcast_to(np.int32(-1), int(starts[-1])) if source_turn is None else source_turn,
+        source_turn=source_turn,
     )
-
-
-def _joined(parts: list[Int32Array]) -> Int32Array:
-    """The parts behind each other; the list is emptied."""
-    whole: Int32Array = np.concatenate([np.zeros(0, np.int32), *parts])
-    parts.clear()
-    return whole
 
 
 def plan_splits(recipe: Recipe, pool: Pool, digests: Digests, shard_tokens: int) -> Planned:
@@ -97,7 +91,8 @@ def plan_splits(recipe: Recipe, pool: Pool, digests: Digests, shard_tokens: int)
         )
         for split, of in splits.items()
     }
-    uses = np.bincount(plans["train"].order, minlength=len(pool))
+    uses = np.zeros(len(pool), np.int32)
+    np.add.at(uses, plans["train"].order, 1)  # bincount takes 16 bytes an example
     return Planned(plans, pool, chosen, account(pool, chosen, uses, len(recipe.sources)))
 
 

@@ -22,6 +22,8 @@ from premask.encode.files import load_tokenizer_files
 from premask.encoders import AUTO, choose, rendered_sample
 from premask.errors import DataError
 from premask.intake import Input, Sliced, in_order, inputs_of, require_unchanged
+from premask.mask.lints import warnings
+from premask.mask.masker import Masker
 from premask.phases import Run, mask_partitions, slice_sources, write_shards
 from premask.planning import Planned, check_filters, plan_splits, pool_of
 from premask.read import PARTITION_BYTES, union_note
@@ -73,6 +75,7 @@ def prepare(
     inputs = inputs_of(recipe)
     files = load_tokenizer_files(recipe.tokenizer)
     maskers = [masker_of(masking, files) for masking in maskings(recipe)]  # fails now where they are wrong
+    _say_of_templates(maskers, progress)
     refuse_strangers(folder)
     workers = workers or _crew(inputs)
     with locked(folder) as lock:
@@ -114,7 +117,7 @@ def run_phases(run: Run, description: Mapping[str, Any], strict: bool) -> dict[s
     offsets = first_rows(results)
     planned = plan_packs(run, slices, results, stages)
     rejected = write_rejected(run, slices, results, planned.lost)
-    require_kept(run.out, len(planned.plans["train"]), rejected)
+    require_kept(run.out, {split: len(plan) for split, plan in planned.plans.items()}, rejected)
     require_strict(run.out, rejected, strict)
     optional = {"source_turns": in_turns(run.recipe), "weights": any(stage.weighted for stage in stages)}
     shards = write_shards(run, planned.plans, stages, optional)
@@ -160,6 +163,13 @@ def _digests(inputs: Sequence[Input], workers: int, progress: Progress) -> list[
     large = sum(each.source.size for each in inputs) > 2**30  # below, starting processes costs more than hashing
     steps = run_items(items, workers=workers if large else 1, on_done=lambda item, step: progress.advance())
     return [step["result"] for step in steps.values()]
+
+
+def _say_of_templates(maskers: Sequence[Masker], progress: Progress) -> None:
+    """Say what concerns every dataset that is made with these templates."""
+    every = [one for masker in maskers for one in (masker, masker.with_tools) if one is not None]
+    for text in dict.fromkeys(text for one in every for text in warnings(one.grammar, one.vocabulary)):
+        progress.note(f"note: {text}")
 
 
 def _say_of_unions(run: Run) -> None:

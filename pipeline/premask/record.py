@@ -175,15 +175,48 @@ def summary_of(manifest: Mapping[str, Any], folder: Path, seconds: float) -> dic
     """What the caller of `prepare` gets to know."""
     rows = manifest["rows"]
     keys = {"examples": "examples", "packs": "packs", "tokens": "tokens", "supervised": "supervised_tokens"}
+    accounts = manifest["accounts"]
     return {
         "rows": rows["in"],
         "kept": rows["kept"],
         "rejected": rows["rejected"],
+        "tokens": _totals(accounts, "tokens"),
+        "turns": _totals(accounts, "turns"),
+        "mix": _mix(manifest["recipe"]["sources"], accounts),
         "splits": {
-            split: {name: entry[key] for name, key in keys.items()} for split, entry in manifest["splits"].items()
+            split: {
+                **{name: entry[key] for name, key in keys.items()},
+                "packs_at_least": manifest["packing"][split]["packs_at_least"],
+            }
+            for split, entry in manifest["splits"].items()
         },
         "max_length": manifest["recipe"]["max_length"],
         "counts": manifest["counts"],
         "seconds": seconds,
         "out": str(folder),
     }
+
+
+def _totals(accounts: Sequence[Mapping[str, Any]], measure: str) -> dict[str, int]:
+    """What went in, and what became of it, over all sources; tokens of heads that pieces repeat went in again."""
+    totals: Counter[str] = Counter({"in": 0, "kept": 0})
+    for account in accounts:
+        for name, count in account.items():
+            if name.startswith(f"{measure}_"):
+                totals[name.removeprefix(f"{measure}_").replace("repeated", "in")] += count
+        for fate, entry in account["fates"].items():
+            if fate != "repeated":
+                totals["kept" if fate in ("train", "validation") else "left_out"] += entry[measure]
+    return dict(totals)
+
+
+def _mix(sources: Sequence[Any], accounts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What each source gives to the split `train`, where the recipe says how often examples come."""
+    mix = []
+    for source, account in zip(sources, accounts, strict=True):
+        counts = Counter({fate: entry["examples"] for fate, entry in account["fates"].items()})
+        used, options = counts["train"] + counts["repeated"], source if isinstance(source, dict) else {}
+        most = options.get("repeat", 1) * (counts["train"] + counts["not_drawn"])
+        mix.append({"path": account["path"], "examples": used, "bounds": "weight" in options and used == most})
+    said = any(isinstance(source, dict) and {"weight", "repeat"} & set(source) for source in sources)
+    return mix if said else []

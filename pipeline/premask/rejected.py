@@ -90,13 +90,18 @@ def _ranges(manifest: Mapping[str, Any]) -> dict[str, list[range]]:
     return ranges
 
 
-def require_kept(folder: Path, examples: int, rejected: Mapping[str, int]) -> None:
-    """DataError unless there are `examples` to train on."""
-    if not examples:
+def require_kept(folder: Path, examples: Mapping[str, int], rejected: Mapping[str, int]) -> None:
+    """DataError unless there are examples to train on; `examples` are counted by split."""
+    if examples["train"]:
+        return
+    if aside := sum(examples.values()):
         raise DataError(
-            f"no source row can be kept for training: {_listed(rejected) or 'there is none'}; "
-            f"{folder / REJECTED} names each with its reason"
+            f"expected examples to train on, found all {aside:,} drawn for validation; lower --validation, or add rows"
         )
+    raise DataError(
+        f"no source row can be kept for training: {_listed(rejected) or 'there is none'}; "
+        f"{folder / REJECTED} names each with its reason"
+    )
 
 
 def require_strict(folder: Path, rejected: Mapping[str, int], strict: bool) -> None:

@@ -76,9 +76,8 @@ def floor(data: Path, tokenizer: Path, template: str, processes: int, out: Path)
             orjson.loads(line)
         spent["parse"] = time.perf_counter() - began
         barrier.wait()
-        began, tokens = time.perf_counter(), []
-        for i in range(0, len(own_texts), BATCH):
-            tokens.append(encoder.encode_batch_flat(own_texts[i : i + BATCH])[0])
+        began = time.perf_counter()
+        tokens = [encoder.encode_batch_flat(own_texts[i : i + BATCH])[0] for i in range(0, len(own_texts), BATCH)]
         spent["encode"] = time.perf_counter() - began
         barrier.wait()
         began = time.perf_counter()
@@ -120,11 +119,11 @@ def jinja(data: Path, tokenizer: Path, template: str, processes: int, out: Path)
     from premask.encode.files import load_tokenizer_files
     from premask.recipe import Recipe
     from premask.render.environment import compile_template
-    from premask.render.named import resolve_template
+    from premask.render.named import resolve_templates
 
     files = load_tokenizer_files(str(tokenizer))
     date = Recipe(sources=["-"], tokenizer="-").date
-    plain = compile_template(resolve_template(template, files.chat_template), date)
+    plain = compile_template(resolve_templates(template, files.templates).default, date)
     with data.open("rb") as file:
         rows = [json.loads(line)["messages"] for line in file]
     from premask.read import Conversation

@@ -53,7 +53,7 @@ def write_corpus(path: Path, size: int, *, tools: bool = False, seed: int = 0) -
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """Write a real tokenizer (our own small one where `../shared/data` is absent) with the templates' control tokens."""
+    """Write a real tokenizer (ours, where `../shared/data` is absent) with the control tokens of the templates."""
     source = SHARED / "tokenizers/dolma2"
     source = source if source.exists() else ROOT / "data/tokenizer"
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Memory of a preparation: the peaks of the driver and of its workers, on some JSON Lines and on twice as many.
 
-    python tests/bench/memory.py [--megabytes 1000] [--workers 2] [--set duplicates=drop]
+    python tests/bench/memory.py [--megabytes 1000] [--workers 2] [--set duplicates=drop] [--quick]
 
 The rows are real conversations (those of the repository where `../shared/data` is absent), each with a number of its
 own in its text, so that no two are equal. A preparation runs as people run it, from the command line; meanwhile the
@@ -174,8 +174,10 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--longest", type=int, default=2**20, help="bytes of the longest row that is repeated")
     parser.add_argument("--set", action="append", default=[], dest="settings", help="options of the recipe")
+    parser.add_argument("--quick", action="store_true", help="a twentieth of all that")
     arguments = parser.parse_args()
-    sizes = (int(arguments.megabytes * 1e6), int(arguments.megabytes * 2e6))
+    megabytes = arguments.megabytes / (20 if arguments.quick else 1)
+    sizes = (int(megabytes * 1e6), int(megabytes * 2e6))
     one, two = (measure(size, arguments.workers, arguments.settings, arguments.longest) for size in sizes)
     table = [HEADS, ["---"] * len(HEADS), one.cells(), two.cells()]
     (OUT / "memory.md").write_text("".join(f"| {' | '.join(row)} |\n" for row in table))

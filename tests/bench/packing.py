@@ -1,6 +1,6 @@
 """Packing: time and quality of best fit on mixes of lengths, beside TRL's packer on the same lengths.
 
-    python tests/bench/packing.py [--examples 1000000] [--large 10000000] [--peers 50000]
+    python tests/bench/packing.py [--examples 1000000] [--large 10000000] [--peers 50000] [--quick]
 
 Each mix is drawn from fixed seeds, for packs of 4,096 tokens. The bound is max(ceil(sum / capacity), Martello-Toth
 L2). Times are medians of five on one core, in which packers take turns. The first four mixes are those of the budget: a
@@ -178,10 +178,12 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=1_000_000)
     parser.add_argument("--large", type=int, default=10_000_000, help="examples of the large mixes; 0 leaves them out")
     parser.add_argument("--peers", type=int, default=50_000, help="examples for the peers; 0 leaves them out")
+    parser.add_argument("--quick", action="store_true", help="a tenth of all that")
     arguments = parser.parse_args()
-    small = of_best_fit(arguments.examples)
-    large = of_best_fit(arguments.large) if arguments.large else []
-    beside = beside_trl(arguments.peers) if arguments.peers else []
+    tenth = 10 if arguments.quick else 1
+    small = of_best_fit(arguments.examples // tenth)
+    large = of_best_fit(arguments.large // tenth) if arguments.large else []
+    beside = beside_trl(arguments.peers // tenth) if arguments.peers else []
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / "packing.md").write_text(table([*small, *large]) + "\n" + table(beside))
     if beside:

@@ -117,14 +117,14 @@ def sft_trainer(tokenizer, dataset, tmp_path, **options):
     )
 
 
-def assert_saw(trainer, tokenizer, turn, last=False, rows=len(CHATS)):
+def assert_saw(trainer, tokenizer, turn, last=False):
     """The rows that reached the model had the right labels; padding had none."""
     seen = [
         (ids, labels, mask)
         for batch in trainer.model.seen
         for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True)
     ]
-    assert len(seen) == rows
+    assert len(seen) == len(CHATS)
     for ids, labels, mask in seen:
         own = [i for i, kept in zip(ids, mask, strict=True) if kept]
         wanted = expected_labels(tokenizer, own, turn, last)
@@ -141,16 +141,14 @@ ALPACA_PROMPT = """Below is an instruction that describes a task. Write a respon
 {}"""
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["all", "last"])
 @pytest.mark.parametrize(
-    ("template", "parts"),
+    ("template", "parts", "last"),
     [
-        ("llama-3.1", LLAMA),
-        ("llama-3.1", None),
-        ("chatml", CHATML),
-        ("chatml", None),
-        ("alpaca", ALPACA),
-        ("alpaca", None),
+        ("llama-3.1", LLAMA, False),
+        ("llama-3.1", None, True),
+        ("chatml", CHATML, True),
+        ("alpaca", ALPACA, False),
+        ("alpaca", None, True),
     ],
 )
 def test_the_calls_of_the_documentation(template, parts, last, tmp_path):
@@ -165,6 +163,16 @@ def test_the_calls_of_the_documentation(template, parts, last, tmp_path):
     assert train_on_responses_only(trainer, **named, last_response_only=last) is trainer
     trainer.train()
     assert_saw(trainer, tokenizer, TURNS[template], last)
+
+
+def test_the_code_of_the_readme(tmp_path):
+    readme = (DATA.parent / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(from premask import train_on_responses_only.*?)```", readme, re.DOTALL)
+    tokenizer = tokenizer_for()
+    dataset = Dataset.from_dict({"text": [tokenizer.apply_chat_template(c, tokenize=False) for c in CHATS]})
+    trainer = sft_trainer(tokenizer, dataset, tmp_path)
+    exec(compile(code, "README", "exec"), {"trainer": trainer})  # noqa: S102
+    assert_saw(trainer, tokenizer, TURNS["chatml"])
 
 
 def test_the_alpaca_notebook_which_formats_by_hand(tmp_path):
@@ -304,9 +312,7 @@ def test_rows_that_were_cut_short():
     ids = tokenizer.apply_chat_template(chat("One", "Two and three and four"))["input_ids"]
     assert trained(tokenizer, ids[:-4]) == "Two and three and"
     # A turn cut short with another row put behind it, and nothing that says where that one begins.
-    assert trained(tokenizer, ids[:-4] + ids) == "Two and threeTwo and three and four<|im_end|>".replace(
-        "threeTwo", "three andTwo"
-    )
+    assert trained(tokenizer, ids[:-4] + ids) == "Two and three andTwo and three and four<|im_end|>"
 
 
 def test_padding_is_never_trained():
@@ -332,7 +338,7 @@ def test_examples_of_a_packed_row_are_masked_apart(told_by):
     }
     mask = train_on_responses_only(None, tokenizer=tokenizer, return_function=True, last_response_only=True)
     apart = [label for row in rows for label in mask({"input_ids": [row]})["labels"][0]]
-    assert mask({"input_ids": [sum(rows, [])], told_by: packed[told_by]})["labels"] == [apart]
+    assert mask({"input_ids": [rows[0] + rows[1] + rows[2]], told_by: packed[told_by]})["labels"] == [apart]
     assert sum(label != -100 for label in apart) > 10
 
 
@@ -369,12 +375,11 @@ def test_rows_without_a_response_are_named():
 
 def test_rows_cut_at_the_same_length_say_so():
     tokenizer = tokenizer_for()
-    rows = [tokenizer.apply_chat_template(c)["input_ids"][:9] for c in CHATS[:3]]
-    rows = Dataset.from_list(
-        [{"input_ids": row} for row in [*rows, tokenizer.apply_chat_template(CHATS[1])["input_ids"][:9]]]
+    dataset = rows_of(tokenizer, *CHATS, *CHATS, chat("What " * 40, "Yes")).map(
+        lambda row: {"input_ids": row["input_ids"][:40]}
     )
-    with pytest.raises(DataError, match="would train on nothing"):
-        train_on_responses_only(Bare(tokenizer, rows))
+    with pytest.raises(DataError, match=r"row 8 of 9 would .* It is 40 tokens long, as long as any: .*max_length"):
+        train_on_responses_only(Bare(tokenizer, dataset))
 
 
 def test_a_dataset_keeps_its_columns_types_format_and_labels():

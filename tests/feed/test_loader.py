@@ -21,12 +21,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Our samples in packs of 128 tokens, with loss weights, a validation split, and shards of 1024 tokens."""
+    """Our samples in packs of 128 tokens, with loss weights, a validation split, and shards of about 512 tokens."""
     folder = tmp_path_factory.mktemp("loader") / "prepared"
     sources = sorted(str(path) for path in (ROOT / "data/samples").iterdir())
     recipe = Recipe(sources=sources, tokenizer=str(ROOT / "data/tokenizer"), max_length=128, validation=0.2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("premask.prepare"), "SHARD_TOKENS", 1024)
+        patch.setattr(importlib.import_module("premask.prepare"), "SHARD_TOKENS", 512)
         premask.prepare(recipe, folder)
     found = premask.open(folder)
     assert len(found["train"].shards) > 2 and "loss_weights" in found.manifest["columns"]
@@ -128,7 +128,7 @@ def test_resuming_reads_no_pack(prepared, monkeypatch):
     monkeypatch.setattr(type(prepared["train"]), "place", lambda self, n: read.append(n) or place(self, n))
     step = next(iter(loader))
     assert (step.epoch, step.number) == (900, 900 * loader.steps_per_epoch + 1)
-    assert sorted(read) == sorted(2 * loader.packs(step.number).tolist())  # once more for the weights
+    assert sorted(read) == sorted(2 * loader.packs(step.number).tolist())  # once for the weights
 
 
 def test_a_thread_reads_ahead_and_hands_its_errors_on(prepared):

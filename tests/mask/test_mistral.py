@@ -24,8 +24,9 @@ pytest.importorskip("sentencepiece")
 FOLDER = Path(mistral_common.__file__).parent / "data"
 SENTENCEPIECE = ("tokenizer.model.v1", *sorted(p.name for p in FOLDER.glob("mistral_instruct_tokenizer_*")))
 TEKKEN = sorted(p.name for p in FOLDER.glob("tekken_*.json"))
-WITHOUT_TOOLS = ("tokenizer.model.v1", "mistral_instruct_tokenizer_240216.model.v2")
-"""Version 1 knows no tools; of version 2 the template matches results to calls by what it read: see the test below."""
+WITHOUT_TOOLS = ("tokenizer.model.v1",)
+DROPPED = {"mistral_instruct_tokenizer_240216.model.v2": ["calls again and again"]}
+"""Version 2 leaves out the calls before the last question, so such a row is rejected."""
 
 CALL = {"type": "function", "id": "c1c1c1c1c", "function": {"name": "look", "arguments": {"x": "é 1", "n": 2}}}
 SECOND = {"type": "function", "id": "d2d2d2d2d", "function": {"name": "look", "arguments": {}}}
@@ -150,17 +151,21 @@ def with_text(call: dict) -> dict:
     return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
 
 
-@pytest.mark.parametrize(
-    "name", [*SENTENCEPIECE, *(pytest.param(name, marks=pytest.mark.slow) for name in TEKKEN)]
-)
+@pytest.mark.parametrize("name", [*SENTENCEPIECE, *(pytest.param(name, marks=pytest.mark.slow) for name in TEKKEN)])
 def test_as_mistral_common_has_it(name):
     masker, theirs = made(name)
-    chats = [(what, messages, None) for what, messages in CHATS.items()]
+    quoting = (
+        "control tokens in words"  # to version 1 `[/INST]` is plain text, by which nobody can tell it from a quote
+    )
+    chats = [(w, messages, None) for w, messages in CHATS.items() if name != "tokenizer.model.v1" or w != quoting]
     chats += [] if name in WITHOUT_TOOLS else [(what, messages, [TOOL]) for what, messages in CALLS.items()]
     masked = masker.mask([Conversation(messages=messages, tools=tools) for _, messages, tools in chats])
-    assert masked.failures == {}
+    assert {chats[row][0]: f.reason for row, f in masked.failures.items()} == dict.fromkeys(
+        DROPPED.get(name, []), "not_rendered"
+    )
     examples = masked.examples
-    for row, (what, messages, tools) in enumerate(chats):
+    for row, place in enumerate(examples.rows.tolist()):
+        what, messages, tools = chats[place]
         ids, trained = expected(theirs, messages, tools)
         assert examples.ids[examples.offsets[row] : examples.offsets[row + 1]].tolist() == ids, what
         spans = examples.spans[examples.span_offsets[row] : examples.span_offsets[row + 1]].tolist()

@@ -2,11 +2,13 @@
 
 import datetime
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from premask.encode.encoder import Encoder
+from premask.mask import separate
 from premask.mask.controls import classify
 from premask.mask.masker import Masker
 from premask.read import Conversation
@@ -105,3 +107,19 @@ def test_turns_apart_and_failures_keep_their_rows(tokenizer):
     assert masked.examples.source_turns.tolist() == [0, 1, 0, 0, 1]
     explained = masker(raw).explain(ROWS[2])
     assert "tool_call" not in explained.rejected and '"name": "f"' in explained.stretches[0].text
+
+
+def test_turns_apart_are_masked_in_chunks(tokenizer, monkeypatch):
+    """Every turn brings its whole context, so turns are masked some at a time; how many changes nothing."""
+    raw, _ = tokenizer
+    rows = [ROWS[4], ROWS[0], ROWS[1]] * 3
+    whole = masker(raw, turns="separate").mask(rows)
+    assert [len(chunk) for chunk in separate.in_chunks([])] == [0]
+    monkeypatch.setattr(separate, "CHUNK_CHARACTERS", 30)
+    parts = [part for n, row in enumerate(rows) for part in separate.separated(n, row, "all")]
+    chunks = list(separate.in_chunks(parts))
+    assert len(chunks) > 3 and [n for chunk in chunks for n in chunk] == list(range(len(parts)))
+    cut = masker(raw, turns="separate").mask(rows)
+    for name in ("ids", "offsets", "spans", "span_offsets", "span_weights", "rows", "turns", "source_turns", "digests"):
+        assert np.array_equal(getattr(cut.examples, name), getattr(whole.examples, name)), name
+    assert np.array_equal(cut.messages, whole.messages) and cut.failures == whole.failures

@@ -86,7 +86,7 @@ def rows_with(draw, markers):
 
 
 @given(st.data(), any_markers, st.booleans(), st.booleans())
-@settings(max_examples=1500)
+@settings(max_examples=500)
 def test_labels_equal_the_walk(data, markers, last, with_labels):
     rows = data.draw(rows_with(markers))
     ids = np.array([token for row in rows for token in row], np.int32)

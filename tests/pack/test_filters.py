@@ -29,6 +29,7 @@ COLUMNS = {
         ("supervised > 0.1 * length", [True, False, True, True]),
         ("source = 'b' OR turns = 3", [False, True, True, True]),
         ("source IN ('chat/a.jsonl')", [True, False, True, False]),
+        ("source LIKE 'chat/%'", [True, False, True, False]),
         ("length <= avg(length)", [True, True, False, False]),
         ("turns BETWEEN 2 AND 3", [False, True, True, False]),
         ("true", [True] * 4),

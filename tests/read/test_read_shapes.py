@@ -257,11 +257,26 @@ def test_digest_is_of_the_values_alone() -> None:
     assert one.digest() == two.digest()
     others = [
         of_messages(U, A),
-        of_messages(U, A | {"weight": 1}),
         of_messages(U, A, tools=[SCHEMA]),
         of_messages(U, A, chat_template_kwargs={"x": 1}),
+        of_messages(U, A | {"content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}),
     ]
     assert len({one.digest(), *(other.digest() for other in others)}) == 5
+
+
+def test_digest_is_of_what_is_said_however_it_is_written() -> None:
+    text = [{"type": "text", "text": "a"}]
+    alike = [A, A | {"weight": 0.5}, A | {"train": True}, A | {"name": None}, A | {"content": text}]
+    assert len({of_messages(U, message).digest() for message in alike}) == 1
+    assert of_messages(U, A | {"content": text + text}).digest() != of_messages(U, A | {"content": "aa"}).digest()
+
+
+@pytest.mark.parametrize("change", [{"weight": 1}, {"train": False}, {"content": [{"type": "text", "text": "a"}]}])
+def test_the_same_words_have_the_same_digest(change: dict[str, Any]) -> None:
+    assert (
+        of_messages(U, {"role": "assistant", "content": "a"} | change).digest()
+        == of_messages(U, {"role": "assistant", "content": "a"}).digest()
+    )
 
 
 # --- rejections

@@ -40,7 +40,7 @@ class Tally:
 class Arena:
     """A folder in which runs are killed."""
 
-    def __init__(self, folder: Path, rng: random.Random, rows: int = 60) -> None:
+    def __init__(self, folder: Path, rng: random.Random, rows: int = 24) -> None:
         self.folder, self.rng = folder, rng
         self.sources = small.write_mixture(folder / "sources", rows)
         self.out = folder / "out"
@@ -105,7 +105,7 @@ class Arena:
         for _ in range(rng.randint(2, 9)):
             events = self._events(self.events)
             after = None if rng.random() < 0.7 else rng.uniform(0.3, 1.2) * self.seconds
-            code = self.attempt(rng.choice((1, 2, 2, 5)), {} if after else events, after, [*call, *more])
+            code = self.attempt(rng.choice((1, 2, 2, 2, 5)), {} if after else events, after, [*call, *more])
             more = []
             if self._count(code):
                 break
@@ -130,7 +130,7 @@ class Arena:
     def _events(self, number: int) -> dict[int, str]:
         """At which of so many events whom a kill hits; sooner rather than later, since a resumed run has fewer."""
         rng = self.rng
-        return {1 + int(number * rng.random() ** 1.5): rng.choice(VICTIMS) for _ in range(rng.choice((1, 2, 4)))}
+        return {1 + int(number * rng.random() ** 1.5): rng.choice(VICTIMS) for _ in range(rng.choice((1, 3, 6)))}
 
     def _count(self, code: int) -> bool:
         """Count the kills of a run that ended with `code`; whether there is nothing more to kill."""
@@ -169,7 +169,7 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def run(folder: Path, kills: int, seed: int, rows: int = 60) -> Tally:
+def run(folder: Path, kills: int, seed: int, rows: int = 24) -> Tally:
     """Kill until so many kills have fallen."""
     arena = Arena(folder, random.Random(seed), rows)
     while arena.tally.kills.total() < kills and len(arena.tally.failures) < 5:

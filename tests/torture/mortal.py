@@ -22,6 +22,15 @@ sys.path.insert(0, str(HERE))
 
 import small  # noqa: E402
 
+KINDS = {
+    "receipts": "a receipt",
+    "stage": "a stage file",
+    "rejected": "rejected rows",
+    "piece": "a piece",
+    "data": "a shard",
+}
+"""What is renamed into place, by its folder or the beginning of its name."""
+
 
 class Mortal:
     """The events of one process; the count is shared by all processes of a run, in a file."""
@@ -73,7 +82,8 @@ def install(mortal: Mortal) -> None:
     replace = Path.replace
 
     def replaced(self: Path, target: Any) -> Any:
-        kind = "receipt" if "receipts" in str(target) else Path(target).name.split("-")[0]
+        place = Path(target)
+        kind = KINDS.get(place.parent.name) or KINDS.get(place.name.split("-")[0]) or place.name
         mortal.event(f"before the rename of {kind}")
         result = replace(self, target)
         mortal.event(f"after the rename of {kind}")
@@ -123,7 +133,7 @@ def work(spec: str, arguments: list[str]) -> None:
     perform = items.WorkItem.perform
 
     def performed(self: items.WorkItem) -> Any:
-        mortal.phase = self.name.rpartition(" ")[0].split(" of ")[0].removesuffix(" train")
+        mortal.phase = self.name.split()[0]
         return perform(self)
 
     setattr(items.WorkItem, "perform", performed)  # noqa: B010

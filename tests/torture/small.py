@@ -56,14 +56,16 @@ def write_mixture(folder: Path, rows: int = 60) -> list[str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random(11)
-    chats = [
-        [_turn(rng, role) for _ in range(rng.randint(1, 3)) for role in ("user", "assistant")] for _ in range(rows)
-    ]
-    long = [[_turn(rng, role) for _ in range(rng.randint(8, 20)) for role in ("user", "assistant")] for _ in range(9)]
+
+    def chat(least: int, most: int) -> list[dict[str, Any]]:
+        return [_turn(rng, role) for _ in range(rng.randint(least, most)) for role in ("user", "assistant")]
+
+    chats, long = [chat(1, 3) for _ in range(rows)], [chat(8, 20) for _ in range(9)]
     plain = [[{key: turn[key] for key in ("role", "content")} for turn in chat] for chat in chats]
     lines = "".join(json.dumps({"messages": chat}) + "\n" for chat in [*chats, *long, *chats[::7]])
     (folder / "chats.jsonl").write_text(lines + "{broken\n")
-    (folder / "packed.jsonl.gz").write_bytes(gzip.compress(lines[: len(lines) // 3].encode(), mtime=0))
+    more = "".join(json.dumps({"messages": chat(1, 2)}) + "\n" for _ in range(rows // 3)) + lines[: len(lines) // 9]
+    (folder / "packed.jsonl.gz").write_bytes(gzip.compress(more.encode(), mtime=0))
     pq.write_table(pa.table({"messages": plain[: rows // 2]}), folder / "table.parquet", row_group_size=10)
     feather.write_feather(pa.table({"messages": long[:2] + plain[rows // 2 :]}), str(folder / "table.arrow"))
     pairs = [[chat[0]["content"], chat[1]["content"]] for chat in chats]
@@ -78,7 +80,7 @@ def write_mixture(folder: Path, rows: int = 60) -> list[str]:
         "overflow": "split",
         "duplicates": "drop",
         "validation": 0.2,
-        "filters": {"min_tokens": 14},
+        "filters": {"min_tokens": 45},
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
     return ["--recipe", str(folder / "recipe.yaml")]

@@ -116,19 +116,16 @@ def test_evaluation_is_the_mean_by_token_in_all_and_by_source(llama, data):
         start = 0
         for length, row in zip(pack.seq_lengths.tolist(), pack.source_rows.tolist(), strict=True):
             name = first_rows[max(first for first in first_rows if first <= row)]
-            ids, labels, weights = (
-                torch.tensor(column[start : start + length])
-                for column in (pack.input_ids, pack.labels, pack.loss_weights)
+            where = slice(start, start + length)
+            ids, labels, weights = map(
+                torch.tensor, (pack.input_ids[where], pack.labels[where], pack.loss_weights[where])
             )
             with torch.no_grad():
                 logits = learner.model.causal(input_ids=ids[None].long(), use_cache=False).logits[0]
             losses = torch.nn.functional.cross_entropy(logits[:-1], labels[1:].long(), reduction="none")
             total, weight = sums.get(name, (0.0, 0.0))
-            trained = labels[1:] != -100
-            sums[name] = (
-                total + float((losses * weights[1:])[trained].sum()),
-                weight + float(weights[1:][trained].sum()),
-            )
+            share = weights[1:] * (labels[1:] != -100)
+            sums[name] = total + float((losses * share).sum()), weight + float(share.sum())
             start += length
     assert found.by_source == pytest.approx({name: total / weight for name, (total, weight) in sums.items()}, rel=1e-5)
     whole = [sum(column) for column in zip(*sums.values(), strict=True)]

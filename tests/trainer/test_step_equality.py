@@ -1,5 +1,8 @@
 """One step of ours is one step of plain transformers: unpacked, unfused, unchecked, on the same examples."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 from tiny import CONFIGS, save_model
@@ -43,7 +46,7 @@ def plain_loss(model, step):
     for batch in step.batches:
         weight = torch.zeros(len(batch)).index_put_((batch.rows + 1,), batch.weights)
         bounds = batch.cu_seqlens.tolist()
-        for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, end in pairwise(bounds):
             ids = batch.ids[start:end].long()
             logits = model.causal(input_ids=ids[None], use_cache=False).logits[0].float()
             losses = cross_entropy(logits[:-1], ids[1:], reduction="none")
@@ -90,12 +93,7 @@ def test_examples_that_see_each_other_stop_the_run(folders, data, monkeypatch):
 
 def test_a_rule_for_logits_that_is_not_known_stops_the_run(folders, data):
     model = adapted(folders["gemma2"], quantize="none")
-    ignorant = type(model)(
-        model.peft,
-        type(model.head)(weight=model.head.weight, bias=None, logit_scale=1.0, softcap=None),
-        model.dtype,
-        False,
-    )
+    ignorant = replace(model, head=replace(model.head, softcap=None))
     with pytest.raises(premask.UsageError, match="example 0 of 4: the loss does not know what this model does"):
         check_isolation(ignorant, premask.open(data)["train"])
 
@@ -110,7 +108,7 @@ def test_evaluation_leaves_the_quantised_weights_alone(folders, data):
 
 def test_what_a_model_cannot_do_is_said(folders):
     with pytest.raises(premask.UsageError, match=r"target_modules: .*nothing"):
-        adapted(folders["llama"], quantize="none", lora_dropout=0.1) and load_model(
+        load_model(
             TrainConfig(data="-", model=str(folders["llama"]), out="-", quantize="none", target_modules=["nothing"]),
             torch.device("cpu"),
         )
@@ -119,7 +117,7 @@ def test_what_a_model_cannot_do_is_said(folders):
             TrainConfig(data="-", model=str(folders["llama"]), out="-", quantize="none", target_modules=["lm_head"]),
             torch.device("cpu"),
         )
-    with pytest.raises(premask.UsageError, match="model .*missing: cannot be loaded"):
+    with pytest.raises(premask.UsageError, match=r"model .*missing: cannot be loaded"):
         load_model(TrainConfig(data="-", model=str(folders["llama"] / "missing"), out="-"), torch.device("cpu"))
     with pytest.raises(premask.UsageError, match="precision: expected bf16 or fp32 on a CPU"):
         load_model(TrainConfig(data="-", model="-", out="-", precision="fp16"), torch.device("cpu"))

@@ -1,7 +1,9 @@
 """Tiny random models of four architectures, and prepared datasets of real examples, made by premask itself."""
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -65,3 +67,15 @@ def save_dataset(folder: Path, *, max_length: int = 256, **options: object) -> P
 def metrics(out: Path) -> list[dict[str, object]]:
     """The records of a run."""
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def forked(arguments: list[str], log: str, environment: dict[str, str]) -> None:
+    """Run one command line in a forked process, with its output in a file; ends the process."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    from premask.cli import run
+
+    sys.exit(run(arguments))

@@ -63,9 +63,9 @@ class Learner:
         update = Update(loss.item(), norm.item(), self.schedule.get_last_lr()[0], asked.item() > 0)
         if self.guards.watch(step.number + 1, update.loss, update.norm):
             self.scaler.step(self.optimizer)
+            self.schedule.step()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
         return update
 
     def _backward(self, step: Step) -> Tensor:

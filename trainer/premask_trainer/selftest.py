@@ -68,7 +68,7 @@ def _batch(examples: list[Tensor], device: torch.device) -> Batch:
         rows=torch.zeros(0, dtype=torch.int64),
         cu_seqlens=torch.cat([torch.zeros(1), lengths.cumsum(0)]).int(),
         max_seqlen=int(lengths.max()),
-        weights=None,
+        token_weights=None,
         source_rows=lengths.numpy(),
     )
     return batch.to(device)

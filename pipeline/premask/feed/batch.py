@@ -36,8 +36,8 @@ class Batch:
     max_seqlen: int
     """Tokens of the longest example."""
 
-    weights: "torch.Tensor | None"
-    """`[M]` float32: loss weights, in a dataset that has any."""
+    token_weights: "torch.Tensor | None"
+    """`[T]` float32: loss weights, in a dataset that has any; 0 where not trained."""
 
     source_rows: Int64Array
     """`[E]` global numbers of the source rows; stays on the host."""
@@ -65,6 +65,11 @@ class Batch:
         return self.ids[self.rows + 1].long()
 
     @property
+    def weights(self) -> "torch.Tensor | None":
+        """`[M]` float32: the weights of the targets; None in a dataset without weights."""
+        return None if self.token_weights is None else self.token_weights[self.rows + 1]
+
+    @property
     def labels(self) -> "torch.Tensor":
         """`[1, T]` int64, -100 where not trained, not shifted: for a model that computes its own loss."""
         labels = self.rows.new_full((1, len(self)), IGNORE_INDEX)
@@ -82,11 +87,11 @@ class Batch:
     @property
     def tensors(self) -> "list[torch.Tensor]":
         """All tensors of the batch."""
-        found = [self.ids, self.rows, self.cu_seqlens, self.weights]
+        found = [self.ids, self.rows, self.cu_seqlens, self.token_weights]
         return [tensor for tensor in found if tensor is not None]
 
     def _each(self, change: Any) -> Self:
-        names = ("ids", "rows", "cu_seqlens") + (("weights",) if self.weights is not None else ())
+        names = ("ids", "rows", "cu_seqlens") + (("token_weights",) if self.token_weights is not None else ())
         return replace(self, **{name: change(getattr(self, name)) for name in names})
 
 
@@ -105,13 +110,12 @@ def make_batch(split: Split, packs: Sequence[int], trained: int) -> Batch:
             f"{split.path}: packs {', '.join(map(str, packs))}: expected {trained} trained tokens, as planned, found "
             f"{len(rows)}; run `premask verify` to see what is damaged"
         )
-    weighted = "loss_weights" in parts
     return Batch(
         ids=torch.from_numpy(np.concatenate(parts["input_ids"])),
         rows=torch.from_numpy(rows),
         cu_seqlens=torch.from_numpy(cu_seqlens),
         max_seqlen=int(lengths.max()),
-        weights=torch.from_numpy(np.concatenate(parts["loss_weights"])[1:][mask]) if weighted else None,
+        token_weights=torch.from_numpy(np.concatenate(parts["loss_weights"])) if "loss_weights" in parts else None,
         source_rows=np.concatenate(parts["source_rows"]),
     )
 

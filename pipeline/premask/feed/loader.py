@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from premask.dtypes import IGNORE_INDEX, Int64Array
+from premask.dtypes import Int64Array
 from premask.errors import UsageError
 from premask.feed.batch import Batch, make_batch
 from premask.feed.order import Schedule, deal, make_schedule
@@ -103,6 +103,7 @@ class Loader:
         self.fingerprint: str = fingerprint(self.split.shards)
         self._costs = _pack_costs(prepared, split)
         self.weighted = "loss_weights" in prepared.manifest["columns"]
+        self._weights = np.full(len(self._costs), np.nan)  # of packs read so far
         self.position = 0
         """The number of the next step."""
         self._schedule: tuple[int, Schedule] | None = None
@@ -138,15 +139,14 @@ class Loader:
         schedule = self.schedule(epoch)
         packs = schedule.step(place)
         trained, _, tokens = schedule.totals[place].tolist()
-        mine = packs[deal(self._costs[packs], self.world_size) == self.rank] if self.world_size > 1 else packs
-        parts = [mine[start : start + self.micro_batch_size] for start in range(0, len(mine), self.micro_batch_size)]
+        mine = self._share(packs)
+        size = self.micro_batch_size
+        batches = tuple([self._batch(mine[start : start + size]) for start in range(0, len(mine), size)])
         return Step(
             number=number,
             epoch=epoch,
-            batches=tuple(
-                [make_batch(self.split, part.tolist(), sum(self._costs[part, 0].tolist())) for part in parts]
-            ),
-            denominator=self._weight_of(packs) if self.weighted else float(trained),
+            batches=batches,
+            denominator=self._weight(packs) if self.weighted else float(trained),
             tokens=tokens,
             trained=trained,
         )
@@ -169,13 +169,18 @@ class Loader:
     def _batch(self, packs: Int64Array) -> Batch:
         return make_batch(self.split, packs.tolist(), sum(self._costs[packs, 0].tolist()))
 
-    def _weight_of(self, packs: Int64Array) -> float:
-        """The sum of the weights of the trained tokens; every rank reads it itself, which costs less than to ask."""
-        total = 0.0
-        for pack in map(self.split.__getitem__, packs.tolist()):
-            if pack.loss_weights is not None:
-                total += float(pack.loss_weights[pack.labels != IGNORE_INDEX].sum(dtype=np.float64))
-        return total
+    def _share(self, packs: Int64Array) -> Int64Array:
+        """The packs of a step that are this rank's."""
+        return packs if self.world_size == 1 else packs[deal(self._costs[packs], self.world_size) == self.rank]
+
+    def _weight(self, packs: Int64Array) -> float:
+        """The sum of the weights of a step's trained tokens. A rank reads those of the others too, once: that costs
+        less than to ask.
+        """
+        for number in packs[np.isnan(self._weights[packs])].tolist():
+            weights = self.split[number].loss_weights
+            self._weights[number] = 0.0 if weights is None else weights.sum(dtype=np.float64)
+        return float(self._weights[packs].sum())
 
 
 def _pack_costs(prepared: Prepared, split: str) -> Int64Array:

@@ -18,9 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from premask.encode.files import load_tokenizer_files
 from premask.errors import DataError, UsageError
-from premask.feed.rows import Masking, NoResponse, mask_rows, with_labels
-from premask.feed.rows import named as named_rows
+from premask.feed.markers import Mask, Parts, known_from_files, masking_for, sampled_masking
+from premask.feed.rows import Masking, NoResponse, mask_rows, named, with_labels
+from premask.render.named import resolve_templates
 from premask.store.atomic import TEMPORARY_SUFFIX, sync_folder, write_json
 
 BATCH_ROWS = 1000
@@ -39,6 +41,28 @@ class Counts:
     """Rows with nothing to train."""
 
 
+def masking_of(
+    tokenizer: str,
+    template: str | None,
+    parts: Parts | None,
+    *,
+    mask: Mask,
+    last_response_only: bool,
+) -> Masking:
+    """How rows that were made with the tokenizer in a folder are masked; `template` takes the place of its own."""
+    files = load_tokenizer_files(tokenizer)
+    source = resolve_templates(template, files.templates).default if template else files.chat_template
+    if mask == "sampled":
+        return sampled_masking(known_from_files(files, source), parts, last_response_only=last_response_only)
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(str(files.folder))
+    loaded.chat_template = source
+    return masking_for(
+        loaded, parts, mask=mask, force_match=True, last_response_only=last_response_only, mask_out_tokens=None
+    )
+
+
 def remask(dataset: Path, out: Path, masking: Masking, no_response: NoResponse) -> Counts:
     """Write `dataset` to the new folder `out` with labels, and say what became of it.
 
@@ -54,13 +78,16 @@ def remask(dataset: Path, out: Path, masking: Masking, no_response: NoResponse) 
         for file in files:
             target = folder / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if file.suffix == ".parquet":
-                run.parquet(file, target)
-            elif file.suffix == ".arrow":
-                run.arrow(file, target)
+            try:
+                if file.suffix == ".parquet":
+                    run.parquet(file, target)
+                elif file.suffix == ".arrow":
+                    run.arrow(file, target)
+            except (DataError, pa.ArrowException) as error:
+                raise DataError(f"{file}: {error}") from None
         if run.empty:
             raise DataError(
-                "\n".join(f"{name}: {named_rows(rows)} would train on nothing." for name, rows in run.empty.items())
+                "\n".join(f"{name}: {named(rows)} would train on nothing." for name, rows in run.empty.items())
                 + "\nNo response was found there: it may be cut off, or not be what the chat template writes. Remove "
                 "these rows, or leave them out with --no-response drop."
             )
@@ -68,8 +95,22 @@ def remask(dataset: Path, out: Path, masking: Masking, no_response: NoResponse) 
             raise DataError(f"{dataset}: no row has anything to train. Check --response-part, or the chat template.")
         for file in files:
             if file.suffix == ".json":
-                _describe(file, folder / file.relative_to(root), masking)
+                _describe(file, folder / file.relative_to(root), run.counts)
     return run.counts
+
+
+def told(counts: Counts) -> Iterator[str]:
+    """The counts in words."""
+    share = counts.trained_tokens / max(counts.tokens, 1)
+    rows = counts.rows - counts.left_out
+    yield f"{rows:,} rows, {counts.tokens:,} tokens, {counts.trained_tokens:,} trained ({share:.1%})"
+    if counts.left_out:
+        yield f"{counts.left_out:,} rows left out: no response was found in them"
+    if counts.quoted_headers:
+        yield (
+            f"{counts.quoted_headers:,} headers of the assistant stand where the chat template writes none: taken for "
+            "quotations, nothing is trained for them"
+        )
 
 
 def _files(dataset: Path) -> list[Path]:
@@ -135,16 +176,13 @@ class _Run:
 
     def _masked(self, file: Path, tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
         first = 0
-        for table in (table.slice(at, BATCH_ROWS) for table in tables for at in range(0, len(table), BATCH_ROWS)):
-            try:
-                masked = mask_rows(table, self.masking, first)
-            except DataError as error:
-                raise DataError(f"{file}: {error}") from None
+        for table in (whole.slice(at, BATCH_ROWS) for whole in tables for at in range(0, len(whole), BATCH_ROWS)):
+            masked = mask_rows(table, self.masking, first)
             empty = np.flatnonzero(masked.trained == 0)
             if len(empty) and self.no_response == "error":
                 self.empty.setdefault(str(file), []).extend((first + empty).tolist())
-            table = with_labels(table, masked)
-            yield table.filter(pa.array(masked.trained > 0)) if len(empty) else table
+            labelled = with_labels(table, masked)
+            yield labelled.filter(pa.array(masked.trained > 0)) if len(empty) else labelled
             self.counts.rows += len(masked.tokens)
             self.counts.tokens += int(masked.tokens.sum())
             self.counts.trained_tokens += int(masked.trained.sum())
@@ -173,7 +211,7 @@ def _add_feature(info: dict[str, Any]) -> None:
         features.setdefault("labels", features["input_ids"])
 
 
-def _describe(file: Path, target: Path, masking: Masking) -> None:
+def _describe(file: Path, target: Path, counts: Counts) -> None:
     """Write one of the descriptions of `datasets` for the masked dataset."""
     described = json.loads(file.read_bytes())
     if file.name == "dataset_info.json":
@@ -185,7 +223,7 @@ def _describe(file: Path, target: Path, masking: Masking) -> None:
         if columns and "labels" not in columns:
             described["_format_columns"] = [*columns, "labels"]
         # By it `datasets` names its caches.
-        mark = repr((described.get("_fingerprint"), masking)).encode()
+        mark = repr((described.get("_fingerprint"), counts)).encode()
         described["_fingerprint"] = hashlib.sha256(mark).hexdigest()[:16]
     target.parent.mkdir(parents=True, exist_ok=True)
     write_json(target, described, sort_keys=False)

@@ -153,7 +153,8 @@ def _alongside(table: pa.Table, name: str, lengths: Int64Array) -> Int32Array:
     if len(bad):
         raise _Misfit(
             bad[0],
-            f"expected as many {name} as input_ids ({lengths[bad[0]]}), found {own[bad[0]]}. Mend or remove the column.",
+            f"expected as many {name} as input_ids ({lengths[bad[0]]}), found {own[bad[0]]}. Mend or remove "
+            "the column.",
         )
     return values
 

@@ -107,7 +107,8 @@ def nothing_to_train(rows: Int64Array, tokens: Int64Array) -> str:
     if len(rows) == len(tokens):
         return f"{found} Check that response_part, or the tokenizer's chat template, is what the rows were made with."
     if (tokens[rows] == tokens.max()).mean() >= 0.9:
-        found += f" They are {tokens.max():,} tokens long, as long as any: their responses may be cut off (max_length)."
+        many = "They are" if len(rows) > 1 else "It is"
+        found += f" {many} {tokens.max():,} tokens long, as long as any: the response may be cut off (max_length)."
     return f'{found} Remove them, or leave them out with no_response="drop".'
 
 

@@ -25,17 +25,20 @@ class Columns:
             self.sizes[group.rows] = borders[:, -1]
             self.turn_counts[group.rows] = group.analysis.turns
 
-    def controls(self) -> tuple[Places, list[str]]:
-        """Where the template itself writes control tokens, and which."""
+    def controls(self) -> Places:
+        """Where the template itself writes control tokens."""
         rows = [np.repeat(g.rows, len(g.analysis.control_pieces)) for g in self.groups]
         starts = [
             (b[:, g.analysis.control_pieces] + g.analysis.control_bytes).ravel()
             for g, b in zip(self.groups, self.borders, strict=True)
         ]
-        texts = [text for g in self.groups for _ in g.rows for text in g.analysis.control_texts]
         all_rows, all_starts = _joined(rows), _joined(starts)
         order = np.argsort(all_rows, kind="stable")
-        return Places(all_rows[order], all_starts[order]), [texts[i] for i in order]
+        return Places(all_rows[order], all_starts[order])
+
+    def control_texts(self, row: int) -> list[str]:
+        """Which those of one row are, in order."""
+        return next((g.analysis.control_texts for g in self.groups if (g.rows == row).any()), [])
 
     def texts(self, bases: Int64Array) -> tuple[Intervals, Int64Array]:
         """Where the conversations' own texts lie, the batch laid out at `bases`; and the row of each."""

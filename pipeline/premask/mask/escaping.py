@@ -42,7 +42,7 @@ class Escaping:
         reject: bool,
     ) -> Encoded:
         """`encoded` with the rows encoded anew in which a message spells a control token; or such rows are rejected."""
-        due, texts = columns.controls()
+        due = columns.controls()
         words, ends = columns.words()
         hit = np.flatnonzero(unexpected(encoded, due, words, ends, self._controls, self._tags))
         again: dict[int, Row] = {}
@@ -57,7 +57,7 @@ class Escaping:
                 )
                 continue
             first, last = np.searchsorted(due.rows, (row, row + 1))
-            own = [(int(due.starts[i]), texts[i]) for i in range(first, last)]
+            own = list(zip(due.starts[first:last].tolist(), columns.control_texts(row), strict=True))
             within = range(*np.searchsorted(words.rows, (row, row + 1)))
             spoken = [(int(words.starts[i]), int(ends[i])) for i in within]
             result = self._escaper.encode(rendered.texts[row], self._with_tags(rendered.texts[row], own, spoken))

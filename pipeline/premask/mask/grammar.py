@@ -47,7 +47,7 @@ def features(conversation: Conversation) -> frozenset[str]:
     return frozenset(name for name, has in found.items() if has)
 
 
-def _probes() -> dict[str, list[Conversation]]:
+def conversations_to_probe() -> dict[str, list[Conversation]]:
     """Conversations by feature; the empty name is plain chat."""
     user, again = {"role": "user", "content": "q1q"}, {"role": "user", "content": "q2q"}
     answer, last = {"role": "assistant", "content": "a1a"}, {"role": "assistant", "content": "a2a"}
@@ -75,7 +75,9 @@ def _probes() -> dict[str, list[Conversation]]:
         ],
         "parallel calls": [chat(user, {**calling, "tool_calls": [call, call]}, result, result, last, tools=[tool])],
         "text beside calls": [
-            chat(user, {**calling, "content": text}, result, last, tools=[tool]) for text in ("", "a3a")
+            chat(user, {**calling, "content": text}, *after, tools=[tool])
+            for text in ("", "a3a")
+            for after in ([result, last], [])
         ],
         "reasoning": [chat(user, thinking), chat(user, thinking, again, thought)],
         "out of turn": [chat(user, answer, last), chat(user, again, answer)],
@@ -135,7 +137,7 @@ def discover(
     tried = program(analyse)
     probes: dict[str, list[Probe]] = {}
     refused: dict[str, str] = {}
-    for name, conversations in _probes().items():
+    for name, conversations in conversations_to_probe().items():
         for conversation in (adapt(c, forms) for c in conversations):
             rendered = tried.render([conversation])
             if rendered.failures:

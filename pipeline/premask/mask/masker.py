@@ -26,7 +26,7 @@ from premask.mask.explain import Explanation, ask, labels, stretches
 from premask.mask.grammar import discover
 from premask.mask.masked import Masked, examples_of, merged, regrouped
 from premask.mask.search import differing, haystack, search
-from premask.mask.separate import separated
+from premask.mask.separate import in_chunks, separated
 from premask.mask.spans import TokenSpans, to_tokens
 from premask.mask.turns import Turns, find_turns
 from premask.mask.whole import TEMPLATE, whole_turn
@@ -105,8 +105,8 @@ class Masker:
         if self.choices.turns == "together":
             return self._mask(conversations)
         parts = [part for row, c in enumerate(conversations) for part in separated(row, c, self.choices.train_on)]
-        masked = self._mask([part.conversation for part in parts])
-        return regrouped(masked, parts, conversations)
+        chunks = [(places, self._mask([parts[n].conversation for n in places])) for places in in_chunks(parts)]
+        return regrouped(merged(chunks), parts, conversations)
 
     def _mask(self, conversations: Sequence[Conversation]) -> Masked:
         counts: Counter[str] = Counter()

@@ -17,9 +17,12 @@ class Prompts:
         self.vocabulary = vocabulary
         self.known: dict[str, str] = {}
         """By the role of the message that precedes; none for the conversation's beginning."""
+        self.spaces: dict[str, str] = {}
+        """White space that the template writes behind such a message only if there is another one, hence not in the
+        prompt: the model has to write it (Mistral's first template)."""
 
-    def before(self, first: int, pieces: Sequence[str | TStr], owners: Sequence[int | None]) -> str:
-        """The generation prompt behind the message that precedes piece `first`.
+    def before(self, first: int, pieces: Sequence[str | TStr], owners: Sequence[int | None]) -> tuple[str, str]:
+        """The generation prompt behind the message that precedes piece `first`, and white space that it lacks.
 
         A header that the template writes although it would not prompt for one there is a header all the same: the
         prompts behind other messages are tried where this one shares nothing with the piece.
@@ -28,10 +31,10 @@ class Prompts:
         previous = next((o for o in reversed(owners[:first]) if o is not None and o != owners[first]), -1)
         context = "" if previous < 0 else messages[previous]["role"]
         if context not in self.known:
-            self.known[context] = self._rendered(previous + 1, pieces[:first])
+            self.known[context], self.spaces[context] = self._rendered(previous + 1, pieces[:first])
         piece, prompts = pieces[first], [self.known[context], *self.known.values()]
         sharing = [p for p in prompts if isinstance(piece, str) and self.shared(piece, p)]
-        return sharing[0] if sharing else prompts[0]
+        return (sharing or prompts)[0], self.spaces[context]
 
     def shared(self, literal: str, prompt: str) -> int:
         """The length of the longest common beginning that cuts no control token or tag of either."""
@@ -43,14 +46,20 @@ class Prompts:
                     shared = at
         return shared
 
-    def _rendered(self, messages: int, before: Sequence[str | TStr]) -> str:
-        """What follows the literals at the end of `before` when the template is asked for a prompt there."""
+    def _rendered(self, messages: int, before: Sequence[str | TStr]) -> tuple[str, str]:
+        """What follows the literals at the end of `before` when the template is asked for a prompt there.
+
+        And the white space that ends those literals and that the asked template does not write.
+        """
         pieces = self.rendering.prompt(messages) if messages else None
         if pieces is None:
-            return self._behind_any()
+            return self._behind_any(), ""
         literals = _literals_at_end(before)
         tail = _literals_at_end([p.text for p in pieces])
-        return tail[len(literals) :] if tail.startswith(literals) else _outside(pieces)
+        if tail.startswith(literals):
+            return tail[len(literals) :], ""
+        missing = literals[len(tail) :]
+        return ("", missing) if literals.startswith(tail) and missing.isspace() else (_outside(pieces), "")
 
     def _behind_any(self) -> str:
         """The prompt behind any other message: for a turn that nothing precedes, or where none is rendered."""

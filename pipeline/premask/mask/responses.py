@@ -12,6 +12,7 @@ cannot be told from, a text that spells out a whole border between two turns, is
 Cost: one lookup per token, a few operations per token that may belong to a marker, one pass to write the labels.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -55,21 +56,39 @@ def mask_responses(
     outside the assistant's turns (with `last_response_only`, outside the last one of every example), and there the ids,
     or else the labels `given` `[T]`, so that what those mask stays masked. The counts are `[N]` int64.
     """
-    found = markers.find(ids, offsets)
-    starts, ends = found.starts, found.ends
-    if last_response_only:
-        examples = np.searchsorted(offsets, starts, "right")
-        last = np.append(examples[1:] != examples[:-1], np.ones(min(len(examples), 1), bool))
-        starts, ends = starts[last], ends[last]
+    values = ids if given is None else given
+    parts, quoted = [values[:0]], np.zeros(len(offsets) - 1, np.int64)
+    firsts = np.unique(np.searchsorted(offsets, np.arange(0, len(ids), CHUNK))).tolist()
+    for first, behind in itertools.pairwise([*firsts, len(quoted)]):
+        tokens = slice(int(offsets[first]), int(offsets[behind]))
+        borders = offsets[first : behind + 1] - tokens.start
+        found = markers.find(ids[tokens], borders)
+        last = _last(found.starts, borders) if last_response_only else slice(None)
+        parts.append(_within(found.starts[last], found.ends[last], values[tokens]))
+        if len(found.quoted):
+            np.add.at(quoted, first + np.searchsorted(borders, found.quoted, "right") - 1, 1)
+    return np.concatenate(parts) if len(parts) != 2 else parts[1], quoted
+
+
+CHUNK = 1 << 19
+"""Tokens that are looked at together: as many as stay in a core's cache."""
+
+
+def _last(starts: Int64Array, offsets: Int64Array) -> BoolArray:
+    """Which of the turns that begin at `starts` are the last of their example."""
+    examples = np.searchsorted(offsets, starts, "right")
+    return np.append(np.diff(examples) > 0, np.ones(min(len(examples), 1), bool))
+
+
+def _within(starts: Int64Array, ends: Int64Array, values: Int32Array) -> Int32Array:
+    """`values` `[T]` in the ranges from `starts` to `ends`, -100 elsewhere."""
     borders = np.stack([starts, ends], axis=1).ravel()
     inside = np.zeros(len(borders) + 1, np.int32)
     inside[1::2] = -1
-    mask = np.repeat(inside, np.diff(borders, prepend=0, append=len(ids)))
-    labels = (ids if given is None else given) ^ np.int32(IGNORE_INDEX)  # by bits: a third of the time of np.where
-    labels &= mask
+    labels = values ^ np.int32(IGNORE_INDEX)  # by bits: a third of the time of np.where
+    labels &= np.repeat(inside, np.diff(borders, prepend=0, append=len(values)))
     labels ^= np.int32(IGNORE_INDEX)
-    quoted = np.searchsorted(offsets, found.quoted, "right") - 1
-    return labels, np.bincount(quoted, minlength=len(offsets) - 1)
+    return labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +177,7 @@ class SpeltMarkers:
 
     spelling: Spelling
     markers: Markers
-    """Made by `spelt_marker`."""
+    """Made by `spelt_marker`; headers and openings longest first."""
     anchors: tuple[bytes, ...]
     """What stands before each header, then before each opening; empty where that may be anything."""
     restarts: tuple[bytes, ...]
@@ -212,16 +231,18 @@ class SpeltMarkers:
         borders, hits = [*self.markers.headers, *self.markers.openings], [*hits[:n], *hits[n + c :]]
         at = np.concatenate(hits)
         which = np.repeat(np.arange(len(borders)), [len(h) for h in hits])
-        sizes = np.array([len(m.text) for m in borders])[which]
-        order = np.lexsort((-sizes, which >= n, at))  # at one place a header comes first, then the longest
-        order = order[np.append(True, np.diff(at[order]) > 0)[: len(order)]]
-        at, which, ends = at[order], which[order], at[order] + sizes[order]
+        order = np.argsort(at, kind="stable")  # at one place a header comes first, then the longest
+        at, which = at[order], which[order]
+        if not (np.diff(at) > 0).all():
+            single = np.append(True, np.diff(at) > 0)
+            at, which = at[single], which[single]
         genuine = self._first(hay, at, which) | self._anchored(hay.raw, at, which)
         if genuine.all():
             return at[:0], at[:0]
         header = which < n
         quoted = ~genuine & (header | ~_cut_off(np.searchsorted(hay.bases, at, "right"), header, genuine))
-        return at[quoted], ends[quoted & header]
+        cited = quoted & header
+        return at[quoted], at[cited] + np.array([len(m.text) for m in borders])[which[cited]]
 
     def _first(self, hay: Haystack, at: Int64Array, which: Int64Array) -> BoolArray:
         """Which markers are the first of their example, or follow one behind which an example begins."""

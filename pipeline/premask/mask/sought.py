@@ -120,10 +120,11 @@ def spell_markers(
         return _joined(text, encoder, table).removeprefix(prefix)
 
     def spelt(texts: Sequence[str]) -> dict[bytes, str]:
-        return {spell(text): text for text in texts if spell(text)}
+        found = {spell(text): text for text in texts if spell(text)}
+        return {marker: found[marker] for marker in sorted(found, key=len, reverse=True)}
 
     headers, openings = spelt(sought.headers), spelt([*sought.openings, *restarts])
-    closings = sorted(spelt(sought.closings), key=len)  # of several at one place the last counts
+    closings = [*reversed(spelt(sought.closings))]  # of several at one place the last counts
     if not headers:
         found = ", ".join(map(repr, sought.headers))
         raise UsageError(f"response_part: expected a text that has tokens, found {found}.")

@@ -107,7 +107,10 @@ class _Analysis:
         end = first
         while end < len(self.pieces) and self.owners[end] == owner:
             end += 1
-        start, end, header = self._start(first, end, self.prompts.before(first, self.pieces, self.owners))
+        prompt, space = self.prompts.before(first, self.pieces, self.owners)
+        start, end, header = self._start(first, end, prompt)
+        if space and start == first:
+            start, end = self._take_before(first, end, len(space), owner)
         last = max((i for i in range(start, end) if not isinstance(self.pieces[i], str)), default=start - 1)
         closing, stop, end = self._stop(last + 1, end)
         goes_on = owner in self.owners[end:]
@@ -120,6 +123,17 @@ class _Analysis:
             self._stretch(start, closing, stop, owner, header)
             return max(end, stop) + len(self.pieces) - before
         return max(end, stop)
+
+    def _take_before(self, first: int, end: int, characters: int, owner: int) -> tuple[int, int]:
+        """Give the literal characters before piece `first` to a turn; its new first piece, and its new end."""
+        while characters:
+            size = len(self.pieces[first - 1])
+            if size > characters:
+                self._cut(first - 1, size - characters)
+                first, end, size = first + 1, end + 1, characters
+            first, characters = first - 1, characters - size
+            self.owners[first] = owner
+        return first, end
 
     def _cut(self, i: int, at: int) -> None:
         """Cut piece `i`, so that its first `at` characters are a piece of their own."""

@@ -26,7 +26,7 @@ def condition(expression: str, sources: Sequence[str]) -> Callable[[Mapping[str,
     def passing(columns: Mapping[str, NDArray[np.generic]]) -> BoolArray:
         numbers = pl.Series("source", columns["source"], dtype=pl.UInt32)
         named = pl.Series(sources, dtype=pl.String).gather(numbers)
-        table = pl.DataFrame({**{name: columns[name] for name in COLUMNS[:3]}, "source": named.cast(pl.Categorical)})
+        table = pl.DataFrame({**{name: columns[name] for name in COLUMNS[:3]}, "source": named})
         try:
             found = table.select(keep=pl.sql_expr(expression))["keep"]
         except pl.exceptions.PolarsError as error:

@@ -33,7 +33,7 @@ def lines_of(file: BinaryIO, start: int = 0, end: float = float("inf")) -> Itera
         offset, start = start, start + len(raw)
         if len(raw) > MAX_ROW_BYTES and raw[-1:] != b"\n":
             start += _skip_line(file)
-        if not is_blank(raw):
+        if raw.startswith(b"{") or not is_blank(raw):
             yield offset, raw.rstrip(b"\r\n")
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
-MAX_LENGTH = 2**31 - 1
-"""Positions and lengths are int32."""
+MAX_LENGTH = 2**29
+"""A shard holds a few packs, and its lists have 32-bit offsets."""
 
 MAX_REPEAT = 1000
 """Times an example may be used, so that a slip of the finger does not fill the disk."""

@@ -90,7 +90,7 @@ def _compiled(lines: Sequence[str], writer: "_Writer") -> Callable[[Sequence[Any
 
 
 def compile_fill(pieces: Sequence[str | Expr]) -> Callable[[Sequence[Any]], tuple[str, tuple[str, ...]]]:
-    """One function from a conversation's fields to a text, joined from literals and expressions, and the values of these.
+    """One function from a conversation's fields to a text, joined from literals and expressions, and these' values.
 
     It raises TooLarge where they make more than `LARGEST` characters, before they are joined.
     """
@@ -115,7 +115,8 @@ class _Writer:
     """Writes expressions as Python source; `names` holds the constants, `lines` the shared subexpressions."""
 
     def __init__(self, expressions: Iterable[Expr]) -> None:
-        self.names: dict[str, Any] = {"J": to_json, "S": structure, "R": replaced, "T": expanded, "I": do_int, "F": do_float}
+        self.names: dict[str, Any] = {"J": to_json, "S": structure, "R": replaced, "T": expanded}
+        self.names |= {"I": do_int, "F": do_float}
         self.lines: list[str] = []
         self.uses: Counter[Expr] = Counter()
         self.shared: dict[Expr, str] = {}
@@ -182,7 +183,9 @@ class _Writer:
 def _operands(e: Expr) -> list[Expr]:
     """The operands of `e` that are expressions themselves."""
     match e:
-        case ("path" | "item" | "slice" | "json" | "len" | "bool" | "repr" | "shape" | "int" | "float" | "str", base, *_):
+        case ("path" | "item" | "slice" | "json" | "len" | "bool" | "repr" | "shape", base, *_):
+            return [base]
+        case ("int" | "float" | "str", base, *_):
             return [base]
         case ("call" | "cmp", _, *operands) | ("cat" | "in", *operands):
             return operands

@@ -124,7 +124,12 @@ def is_plain(value: Any) -> bool:
 
 def sources_of(value: Any) -> frozenset[int]:
     """The fields whose text may be in a value, however deep."""
-    if isinstance(value, Traced):
-        return value.sources
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return frozenset[int]().union(*map(sources_of, items))
+    found, stack, seen = frozenset[int](), [value], set[int]()
+    while stack:
+        node = stack.pop()
+        if isinstance(node, Traced):
+            found |= node.sources
+        elif isinstance(node, dict | list | tuple) and id(node) not in seen:  # parts may be shared many times over
+            seen.add(id(node))
+            stack += node.values() if isinstance(node, dict) else node
+    return found

@@ -37,4 +37,5 @@ def profile_lines(folder: Path) -> Iterator[str]:
             speeds = f"{size / seconds / 1e6:>9,.0f}{tokens / seconds:>13,.0f}"
             yield f"{stage:<18}{seconds:>9.2f}{seconds / whole:>8.1%}{speeds}   {NOTES.get(stage, '')}".rstrip()
     encoder = how["encoder"]
-    yield f"ids by {encoder['backend']} {encoder['version']} ({encoder['reason']}), {encoder['rows_audited']:,} rows audited"
+    audited = f"{encoder['rows_audited']:,} rows audited"
+    yield f"ids by {encoder['backend']} {encoder['version']} ({encoder['reason']}), {audited}"

@@ -196,7 +196,7 @@ for _ in range(200):
 def test_long_rows_are_no_sample(tmp_path: Path) -> None:
     from premask.encode.files import load_tokenizer_files
     from premask.intake import inputs_of
-    from premask.steps import build_masker
+    from premask.maskers import build_masker
 
     rows = [
         [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}] for text in ("Hi?", "x" * 2**17)

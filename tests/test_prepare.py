@@ -164,6 +164,24 @@ def test_limit_counts_rows_of_every_source(tmp_path: Path, monkeypatch: pytest.M
     assert prepare(*SAMPLES, out=tmp_path / "out", limit=3).manifest["rows"]["in"] == 15
 
 
+def test_limit_counts_the_rows_of_a_source_not_of_its_files(tmp_path: Path) -> None:
+    assert prepare(SAMPLES[0].parent / "t*.jsonl", out=tmp_path / "out", limit=15).manifest["rows"]["in"] == 15
+
+
+def test_strict_does_not_mind_what_the_recipe_leaves_out(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    source.write_text(GOOD + GOOD + GOOD.replace("yo", "да"))
+    options = {"set": "duplicates=drop", "strict": True}
+    assert run([*call(source, out=tmp_path / "out", **options), "--set", "filters.scripts={Latin: 0.6}"]) == 0
+    rows = premask.open(tmp_path / "out").manifest["rows"]
+    assert rows == {"in": 3, "kept": 1, "rejected": {"duplicate": 1, "filtered_script": 1}}
+    details = [json.loads(line)["detail"] for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    assert details == [
+        "duplicates=drop: expected a new conversation, found one that was there before",
+        "filters: expected a share of Latin from 0.6 to 1, found 0.500",
+    ]
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 BAD_ROWS = {
@@ -240,6 +258,23 @@ def errors(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyte
         (GOOD, {"tokenizer": "none"}, 2, "--tokenizer none: no such folder"),
         (GOOD, {"template": "none"}, 2, "--template none: expected a file or one of alpaca, chatml"),
         (GOOD, {"set": "stop_tokens=[x]"}, 2, "stop_tokens: expected added tokens of"),
+        (
+            GOOD,
+            {"set": "filters.expression=lenght > 1"},
+            2,
+            "filters.expression: expected a condition over length, super",
+        ),
+        (
+            GOOD,
+            {"set": "filters.scripts={Klingon: 1}"},
+            2,
+            "filters.scripts: expected a script of Unicode, such as Latin",
+        ),
+        (GOOD, {"set": "columns={mesages: x}"}, 2, "columns: expected messages, conversations,"),
+        (GOOD, {"set": "columns={messages: x}"}, 2, "a.jsonl: expected the columns of one of messages"),
+        (GOOD, {"set": "role_map={bot: asistant}"}, 2, "found 'asistant'; did you mean assistant?"),
+        (GOOD, {"validation": 1}, 2, "validation (command line): expected less than 1, found 1.0"),
+        (GOOD, {"set": "overflow=cut"}, 2, "overflow (--set): expected 'drop', 'split' or 'truncate', found 'cut'"),
         (GOOD, {"limit": 0}, 2, "the recipe is wrong: limit (command line): expected greater than or equal to 1"),
     ],
 )
@@ -251,6 +286,18 @@ def test_errors(errors: Any, content: str | bytes, options: dict[str, Any], code
     found, message = errors(content, **options)
     assert (found, wording in message) == (code, True), message
     assert not Path("out/manifest.json").exists()
+
+
+def test_an_error_within_a_slice_names_its_place(errors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = importlib.import_module("premask.steps")
+
+    def failing(*args: Any) -> Any:
+        raise DataError("chat template: it takes too long")
+
+    monkeypatch.setattr(steps, "fit", failing)
+    code, message = errors("\n\n" + GOOD + GOOD)
+    assert code == 1
+    assert "a.jsonl: byte 2, or one of 2 rows from there on: chat template: it takes too long" in message
 
 
 def test_missing_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

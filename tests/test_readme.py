@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, LlamaModel
 
 import premask
@@ -117,6 +118,24 @@ def test_the_example(tmp_path: Path) -> None:
     assert without_seconds(printed) == without_seconds(session.splitlines())
 
 
+def test_the_recipe(tmp_path: Path) -> None:
+    (recipe,) = re.findall(r"```yaml\n# recipe.yaml\n(.*?)```", README, re.DOTALL)
+    (commands,) = [code for code in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "resolved.yaml" in code]
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    words = commands.replace("premask ", f'"{sys.executable}" -m premask ')
+    subprocess.run(words, shell=True, cwd=tmp_path, check=True, capture_output=True)  # noqa: S602
+    prepared = premask.open(tmp_path / "build/mixed")
+    assert list(prepared) == ["train", "validation"]
+    rows = prepared.manifest["rows"]
+    assert rows["in"] == rows["kept"] + sum(rows["rejected"].values())
+    assert {"not_drawn", "filtered_script", "filtered_expression"} <= set(rows["rejected"])
+    assert len(prepared.manifest["packing"]["train"]["stages"]) == 3
+    assert prepared.manifest["recipe"] == yaml.safe_load((tmp_path / "resolved.yaml").read_text()) | {
+        "sources": prepared.manifest["recipe"]["sources"]  # sorted by their content
+    }
+
+
 def without_seconds(lines: list[str]) -> list[str]:
     return [line.split()[0] if line.startswith("seconds") else line for line in lines]
 
@@ -148,4 +167,4 @@ def test_what_it_names() -> None:
     )
     assert sorted(templates) == sorted(TEMPLATE_NAMES)
     for link in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / link).exists()
+        assert "://" in link or (ROOT / link).exists()

@@ -647,4 +647,4 @@ def shared_rows(path: Path) -> Iterator[Any]:
     if path.suffix == ".json":
         yield from json.loads(path.read_text())
     else:
-        yield from (line for line in path.read_text().splitlines() if line.strip())
+        yield from (line for line in path.read_bytes().split(b"\n") if line.strip())  # text has other line ends too

@@ -511,6 +511,12 @@ def test_a_row_rejected_for_another_reason(out: Path, inputs: list[str], capsys:
     path = out / "rejected.jsonl"
     path.write_text(path.read_text().replace("broken_json", "too_long", 1))
     forge.seal(out)
+
+    def change(content: dict[str, Any]) -> None:
+        rejected = content["rows"]["rejected"]
+        rejected.update(broken_json=rejected["broken_json"] - 1, too_long=rejected.get("too_long", 0) + 1)
+
+    forge.manifest(out, change)
     found = lines(out, capsys, *against(inputs), "--all")
     assert re.fullmatch(
         r"wrong: rejected.jsonl: source row \d+: expected it rejected as broken_json \(.*\), "

@@ -79,7 +79,7 @@ def forward(
             accumulate(grad_head, z.T, states, first=start == 0)
         if wanted.bias:
             grad_bias += z.sum(0, dtype=torch.float32)
-    total = token_loss.sum() if weights is None else token_loss @ weights
+    total = (token_loss if weights is None else token_loss * weights).sum()
     if not wanted.statistics:
         correct, entropy = correct.new_empty(0), entropy.new_empty(0)
     return Forward(total, token_loss, correct, entropy, grad_rows, grad_head, grad_bias)

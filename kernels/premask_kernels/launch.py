@@ -49,7 +49,7 @@ def constants(
         "HAS_SMOOTHING": objective.label_smoothing > 0,
         "STATISTICS": statistics,
         "GRADIENT": gradient,
-        "APPROXIMATE": dtype != torch.float32 and not interpreted(),
+        "APPROXIMATE": dtype == torch.bfloat16 and not interpreted(),
         "VECTORS": VECTORS,
         "THREADS": threads,
         "VECTOR": vector,
@@ -81,12 +81,13 @@ def softmax_gradient_(
         logits.dtype, logits.shape[1], weights=weights is not None, rows=rows is not None, bias=bias is not None,
         objective=objective, statistics=statistics, gradient=gradient,
     )  # fmt: skip
-    softmax.rows_kernel[(min(programs, len(logits)),)](
-        logits, logits.stride(0), targets, weights, rows, bias, token_loss, correct.view(torch.int8), entropy,
-        first, len(logits), logits.shape[1],
-        objective.logit_scale, objective.softcap, objective.label_smoothing, objective.z_loss,
-        **fixed, num_warps=fixed["THREADS"] // 32, enable_fp_fusion=True,
-    )  # fmt: skip
+    with torch.cuda.device_of(logits):  # type: ignore[no-untyped-call]
+        softmax.rows_kernel[(min(programs, len(logits)),)](
+            logits, logits.stride(0), targets, weights, rows, bias, token_loss, correct.view(torch.int8), entropy,
+            first, len(logits), logits.shape[1],
+            objective.logit_scale, objective.softcap, objective.label_smoothing, objective.z_loss,
+            **fixed, num_warps=fixed["THREADS"] // 32, enable_fp_fusion=True,
+        )  # fmt: skip
 
 
 def scatter(gradient: Tensor, rows: Tensor | None, weights: Tensor | None, scale: Tensor, count: int) -> Tensor:
@@ -96,7 +97,9 @@ def scatter(gradient: Tensor, rows: Tensor | None, weights: Tensor | None, scale
     """
     width = gradient.shape[1]
     out = gradient.new_empty(count, width) if rows is None and weights is None else gradient.new_zeros(count, width)
-    if len(gradient):
+    if not len(gradient):
+        return out
+    with torch.cuda.device_of(gradient):  # type: ignore[no-untyped-call]
         softmax.scatter_kernel[(len(gradient),)](
             gradient, rows, weights, scale, out, width,
             HAS_ROWS=rows is not None, HAS_WEIGHTS=weights is not None,

@@ -151,6 +151,8 @@ def _check(
             f"hidden and head_weight: expected one dtype, found {hidden.dtype} and {head_weight.dtype}. "
             "Cast one: `hidden.to(head_weight.dtype)`, or under autocast `head_weight.to(hidden.dtype)`."
         )
+    if backend == "triton" and hidden.dtype == torch.float64:
+        raise TypeError("hidden: expected 16-bit or float32 for the Triton backend, found torch.float64.")
     if bias is not None and (bias.shape != head_weight.shape[:1] or bias.dtype != head_weight.dtype):
         raise ValueError(
             f"bias: expected [{head_weight.shape[0]}] of {head_weight.dtype}, found {list(bias.shape)} of {bias.dtype}."

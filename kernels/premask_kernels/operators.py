@@ -17,11 +17,11 @@ from premask_kernels.objective import Forward, Objective, Wanted
 BACKENDS = ("auto", "triton", "reference")
 
 
-def fused_is_meant(backend: str, device: torch.device) -> bool:
-    """Whether the Triton path serves this call; `auto` takes it for CUDA tensors wherever triton is installed."""
+def fused_is_meant(backend: str, tensor: Tensor) -> bool:
+    """Whether the Triton path serves this call; `auto` takes it on CUDA wherever triton is installed."""
     if backend != "auto":
         return backend == "triton"
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
+    return tensor.is_cuda and tensor.dtype != torch.float64 and importlib.util.find_spec("triton") is not None
 
 
 @torch.library.custom_op("premask::masked_loss", mutates_args=())
@@ -47,7 +47,7 @@ def masked_loss(
     objective = Objective(logit_scale=logit_scale, softcap=softcap, label_smoothing=label_smoothing, z_loss=z_loss)
     wanted = Wanted(hidden=wants_hidden, head=wants_head, bias=wants_bias, statistics=statistics)
     forward = reference.forward
-    if fused_is_meant(backend, hidden.device):
+    if fused_is_meant(backend, hidden):
         from premask_kernels import fused
 
         forward = fused.forward
@@ -109,7 +109,7 @@ def masked_loss_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `hidden` `[N, D]`, `head_weight` `[V, D]` and `bias` `[V]`; empty ones stay empty."""
-    if fused_is_meant(backend, scale.device):
+    if fused_is_meant(backend, scale):
         from premask_kernels import fused
 
         return fused.backward(scale, grad_rows, grad_head, grad_bias, rows, weights, count=count, dtype=dtype)

@@ -8,10 +8,10 @@ multiprocessors (SMs), which take turns:
    exponential. The threads are combined once per row.
 2. Tiles are read again, last one first, and overwritten with the gradient. What was read last is still in the L2
    cache: rows in flight hold SMs x row bytes, 34 MB for 132 rows of 128256 bfloat16, but 68 MB for 256000, where an
-   H100 or H200 has 50 MB. Going backward, a cache that holds a part of the rows serves that part; going forward again,
-   every tile would have been evicted just before it is needed. So the vocabulary is split into tiles inside one
-   program. Splitting it over programs would take a second launch to combine their sums, which reads all logits from
-   memory once more: what the second pass from L2 is there to avoid.
+   H100 has 50 MB and an H200 60 MB. Going backward, a cache that holds a part of the rows serves that part; going
+   forward again, every tile would have been evicted just before it is needed. So the vocabulary is split into tiles
+   inside one program. Splitting it over programs would take a second launch to combine their sums, which reads all
+   logits from memory once more: what the second pass from L2 is there to avoid.
 
 All arithmetic is float32, in units of log2 (`y = z * log2(e)`): `exp2` is what the hardware has. No matrix product, no
 atomic operation, no autotuning: bitwise reproducible, and Triton's interpreter runs it.
@@ -19,8 +19,8 @@ atomic operation, no autotuning: bitwise reproducible, and Triton's interpreter 
 Cost on an H200, calculated: per row of V 16-bit logits 2 V bytes read from memory and 2 V written, 16 us an SM for
 V = 128256 at 4.3 TB/s in all, against 19 instructions an element (11 us at 1.75 GHz; counted in the code for sm_90),
 two of them in the special function unit. So the memory decides: 4-5 % of the two GEMMs around it. A softcap adds a
-tanh to each pass, hence `tanh.approx`, one instruction, whose error (2^-11 of its value) is below the rounding of the
-bfloat16 logits it is applied to.
+tanh to each pass, for bfloat16 by `tanh.approx`: one instruction, whose error (2^-11 of its value) is below the
+rounding of the logits it is applied to.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"

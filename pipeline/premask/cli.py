@@ -226,14 +226,18 @@ def markers(tokenizer: str, template: str | None, sets: tuple[str, ...], no_colo
 
     from premask.encode.files import load_tokenizer_files
     from premask.mask.lints import lints
+    from premask.maskers import build_masker
     from premask.recipe import recipe_from
     from premask.show.grammar import render_grammar
-    from premask.steps import build_masker
 
     recipe = recipe_from({"sources": ("-",), "tokenizer": tokenizer, "template": template}, None, sets)
     masker = build_masker(recipe, load_tokenizer_files(recipe.tokenizer))
-    remarks = list(lints(masker.grammar, masker.vocabulary))
-    Console(highlight=False, no_color=no_color or None).print(render_grammar(masker.grammar, remarks))
+    console = Console(highlight=False, no_color=no_color or None)
+    console.print(render_grammar(masker.grammar, list(lints(masker.grammar, masker.vocabulary))))
+    if masker.with_tools is not None:
+        console.print("conversations with tools are rendered by the tokenizer's template `tool_use`:", style="bold")
+        grammar = masker.with_tools.grammar
+        console.print(render_grammar(grammar, list(lints(grammar, masker.vocabulary))))
 
 
 @premask.command(short_help="Follow one source row through every stage.")
@@ -370,7 +374,17 @@ def remask(
         click.echo("\n".join(told(counts)))
 
 
-@premask.command(short_help="Fine-tune a model on a prepared dataset (QLoRA).")
+class _TrainCommand(click.Command):
+    """`train`, whose help ends with the options of its config."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from premask_trainer.config import TrainConfig
+
+        with formatter.section("Options of the config, for --set and the keys of a config file"):
+            formatter.write_dl([(name, _described(field)) for name, field in TrainConfig.model_fields.items()])
+
+
+@premask.command(cls=_TrainCommand, short_help="Fine-tune a model on a prepared dataset (QLoRA).")
 @click.option("--data", metavar="DIR", help="The prepared dataset.")
 @click.option("--model", metavar="DIR|ORG/NAME", help="The base model.")
 @click.option("--out", metavar="DIR", help="Folder for checkpoints, metrics and the trained adapter.")

@@ -11,13 +11,13 @@ import numpy as np
 from premask.encode.files import load_tokenizer_files
 from premask.errors import UsageError
 from premask.intake import Input, input_of
+from premask.maskers import build_masker
 from premask.origin import read_record
 from premask.read import Rejected, convert, expand, open_sources, parse, place_of, read_source, size_of, stamp_of
 from premask.recipe import Recipe
 from premask.rejected import REJECTED, rejected_rows
 from premask.show.stages import render_stages
 from premask.show.view import PackView, print_pack
-from premask.steps import build_masker
 from premask.store.manifest import read_manifest
 from premask.store.plan_file import PLAN, read_plan
 

@@ -16,12 +16,12 @@ from typing import Any
 from premask.encode.files import TokenizerFiles, load_tokenizer_files
 from premask.errors import PremaskError, UsageError
 from premask.intake import Input, input_of, require_unchanged
+from premask.maskers import templating_of
 from premask.phases import Run
 from premask.read import Source, digest_file, expand, open_sources, place_of, size_of, stamp_of, suffix_of
 from premask.recipe import Recipe
-from premask.record import RUN, shaping
+from premask.record import RUN, code_digest, shaping
 from premask.show.progress import Progress
-from premask.steps import templating_of
 from premask.store.sealed import unseal
 
 
@@ -37,7 +37,7 @@ class Origin:
 
     def run(self, out: Path, workers: int, progress: Progress, locks: tuple[int, ...] = ()) -> Run:
         """A run of the same recipe into the folder `out`."""
-        text = json.dumps(dict(self.description), sort_keys=True)
+        text = json.dumps({**self.description, "code": code_digest()}, sort_keys=True)
         identity = hashlib.sha256(text.encode()).hexdigest()
         sizes = self.description["sizes"]
         return Run(self.recipe, self.inputs, self.files, out, workers, progress, identity, locks, sizes)

@@ -16,12 +16,13 @@ from premask.encode.encoder import Encoder
 from premask.encode.files import TokenizerFiles
 from premask.encoders import Choice, remember
 from premask.intake import Input, Sliced, slices_of
+from premask.maskers import templating_of
 from premask.pack.plan import Plan
 from premask.recipe import Recipe
 from premask.run.items import WorkItem
 from premask.run.local import run_items
 from premask.show.progress import Progress
-from premask.steps import build_shard, cut_source, mask_partition, templating_of
+from premask.steps import build_shard, cut_source, mask_partition
 from premask.store.atomic import Written
 from premask.store.claim import WORK
 from premask.store.layout import write_layout

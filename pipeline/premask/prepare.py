@@ -24,16 +24,17 @@ from premask.errors import DataError
 from premask.intake import Input, Sliced, in_order, inputs_of, require_unchanged
 from premask.mask.lints import warnings
 from premask.mask.masker import Masker
+from premask.maskers import masker_of
 from premask.phases import Run, mask_partitions, slice_sources, write_shards
 from premask.planning import Planned, check_filters, plan_splits, pool_of
 from premask.read import PARTITION_BYTES, union_note
 from premask.recipe import Recipe
-from premask.record import RUN, describe, how_made, manifest_of, summary_of
+from premask.record import RUN, code_digest, describe, how_made, manifest_of, summary_of
 from premask.rejected import require_kept, require_strict, write_rejected
 from premask.run.items import WorkItem
 from premask.run.local import run_items, usable_cores
 from premask.show.progress import Progress, SilentProgress
-from premask.steps import digest_source, masker_of
+from premask.steps import digest_source
 from premask.store.atomic import remove_leftovers
 from premask.store.claim import WORK, claim, is_finished, refuse_strangers
 from premask.store.lock import locked
@@ -87,7 +88,7 @@ def prepare(
             manifest = read_manifest(folder)
             require_strict(folder, manifest["rows"]["rejected"], strict)
         else:
-            identity = claim(folder, description, fresh)
+            identity = claim(folder, {**description, "code": code_digest()}, fresh)
             remove_leftovers(folder)
             size = sum(each.source.size for each in inputs)
             chosen = choose(encoder, maskers[0].encoder, size, lambda: rendered_sample(maskers[0], inputs))

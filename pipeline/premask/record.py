@@ -4,7 +4,9 @@ The description and the manifest are deterministic: equal inputs, equal bytes. W
 give the same dataset (hosts, times, absolute paths) is said in run.json alone.
 """
 
+import hashlib
 import importlib.metadata
+import json
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,11 +17,11 @@ from premask.encode.backends import REFERENCE, installed
 from premask.encode.files import TokenizerFiles
 from premask.intake import Input, Sliced
 from premask.mask.masker import MASK_RULES
+from premask.maskers import templating_of
 from premask.phases import Run
 from premask.planning import Planned
 from premask.read import digest_file, located
 from premask.recipe import Recipe
-from premask.steps import templating_of
 from premask.store.layout import layout_names
 from premask.store.manifest import split_entry
 from premask.store.shards import ShardEntry
@@ -35,7 +37,7 @@ ACCOUNTED = (
 )
 """What is counted for every source."""
 
-SHAPING = ("jinja2", "numpy", "orjson", "premask", "pyarrow", "tokenizers")
+SHAPING = ("jinja2", "numpy", "orjson", "polars", "premask", "pyarrow", "tokenizers")
 """Libraries that may shape bytes."""
 
 
@@ -60,6 +62,16 @@ def describe(
         "sizes": dict(sizes),
         **shaping(),
     }
+
+
+def code_digest() -> str:
+    """SHA-256 of premask's own source files.
+
+    An unfinished run goes on only with the very code that began it: a version number does not change with every edit.
+    """
+    root = Path(__file__).parent
+    digests = {path.relative_to(root).as_posix(): digest_file(path) for path in root.rglob("*.py")}
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
 
 
 def shaping() -> dict[str, Any]:

@@ -33,10 +33,10 @@ def premask(data: Path, tokenizer: Path, template: str, processes: int, out: Pat
 def rendered(data: Path, tokenizer: Path, template: str) -> tuple[Any, list[str]]:
     """The masker, and every row of `data` rendered."""
     from premask.encode.files import load_tokenizer_files
+    from premask.maskers import build_masker
     from premask.read import convert, parse
     from premask.recipe import Recipe
     from premask.render.forms import adapt
-    from premask.steps import build_masker
 
     recipe = Recipe(sources=[str(data)], tokenizer=str(tokenizer), template=template)
     masker = build_masker(recipe, load_tokenizer_files(str(tokenizer)))
@@ -68,6 +68,7 @@ def floor(data: Path, tokenizer: Path, template: str, processes: int, out: Path)
 
     def work(k: int) -> None:
         encoder = fastokens.Tokenizer.from_json_str(spec)
+        encoder.encode_batch_flat(["what is made at the first call belongs to the set-up"])
         own_lines, own_texts = lines[bounds[k] : bounds[k + 1]], texts[bounds[k] : bounds[k + 1]]
         spent: dict[str, float] = {}
         barrier.wait()

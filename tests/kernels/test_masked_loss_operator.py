@@ -217,6 +217,11 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"logit_scale": 0.0}, ValueError, "logit_scale: expected a finite number above 0"),
     ({"label_smoothing": 1.0}, ValueError, "label_smoothing: expected at least 0 and less than 1"),
     ({"z_loss": -1.0}, ValueError, "z_loss: expected a finite number, at least 0"),
+    (
+        {"hidden": torch.zeros(12, 8).double(), "head_weight": torch.zeros(20, 8).double(), "backend": "triton"},
+        TypeError,
+        "16-bit or float32 for the Triton backend, found torch.float64",
+    ),
     ({"backend": "cuda"}, ValueError, "backend: expected one of auto, triton, reference, found 'cuda'"),
 ]
 

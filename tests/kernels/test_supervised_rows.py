@@ -1,5 +1,8 @@
 """The list of supervised rows against a loop, and the whole way from labels to the loss against transformers' shift."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +74,16 @@ def test_from_labels_to_the_loss_of_transformers(bucket: int) -> None:
         denominator=found.denominator,
     ).loss
     assert torch.allclose(loss, truth)
+
+
+def test_the_code_in_the_readme() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "supervised_rows(" in code]
+    names: dict[str, torch.Tensor] = {}
+    torch.manual_seed(0)
+    exec(compile(code, "README", "exec"), names)  # noqa: S102
+    logits = torch.nn.functional.linear(names["hidden"], names["head"].weight)
+    truth = torch.nn.functional.cross_entropy(logits[0, :-1], names["labels"][0, 1:])
+    assert torch.allclose(names["loss"], truth)
+    (gradient,) = torch.autograd.grad(truth, names["hidden"])
+    assert torch.allclose(names["hidden"].grad, gradient, atol=1e-7)

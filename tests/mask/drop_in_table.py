@@ -61,9 +61,10 @@ Trained though the model never has to emit it (**+**), or not trained though it 
 """
 
 TAIL = """
-`sampled` is right wherever the two differ but for what the ids cannot tell: a conversation whose text spells a whole
-border between two turns, or a template that writes an assistant's turn without a header of its own (the last columns
-say where). `prepare` sees the texts, and masks those too.
+The last columns of the first table count the rows that only one of the two masks as `prepare` does. What `sampled` gets
+wrong, ids cannot tell: a text that spells a whole border between two turns, thinking that an answer shares with the
+generation prompt, and what markers alone cannot follow (`premask markers` names it: tools in deepseekv3 and gptoss).
+`prepare` sees the texts, and masks those too.
 """
 
 

@@ -176,7 +176,7 @@ LLAVA = Family(
     tools=False,
     reasoning=False,
 )
-NEMOTRON_3 = replace(QWEN, turn=chatml(NEMOTRON), bos="<s>")
+NEMOTRON_3 = replace(QWEN, turn=chatml(NEMOTRON), bos="<s>", given="<think>\n")
 LFM2_TOOLS = replace(LFM2, tools=True)
 LFM2_THINKING = replace(LFM2, tools=True, reasoning=True, lists=EVERYBODY)
 

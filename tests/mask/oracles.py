@@ -265,11 +265,11 @@ def prefix(template: Template, conversation: Conversation) -> list[tuple[int, in
             return None
         end = len(whole.rstrip())
         borrowed = next((s for s in template.borrowed if seen.startswith(s, end)), "")
-        start = len(asked)
-        if not text.startswith(asked.translate(FUSE)):  # of a text no part is shared, unless it ends the prompt
+        start = len(asked) if text.startswith(asked.translate(FUSE)) else shared(asked, seen)
+        if template.given and start < len(asked):  # no part of a text is shared, unless it ends the prompt
             said = message.get("content")
             words = seen.rfind(said.strip(), len(before), len(whole)) if isinstance(said, str) and said.strip() else -1
-            start = min(shared(asked, seen), words if words >= 0 else len(seen))
+            start = min(start, words if words >= 0 else start)
         token = next((m.start() for m in _finditer(own, seen) if m.start() < start < m.end()), start)
         spans.append((token, end + len(borrowed)))
     return spans

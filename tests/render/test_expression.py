@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from premask.render.expression import _Writer, compile_expressions
+from premask.render.expression import LARGEST, TooLarge, _Writer, compile_expressions, compile_fill
 
 HOSTILE = [
     '"); import os; ("',
@@ -136,3 +136,23 @@ def test_no_other_operation_is_written(unknown):
 
 def test_nothing_to_compute():
     assert compile_expressions([])(["a"]) == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.one_of(st.text(max_size=3), st.integers(0, 2)), max_size=8), st.lists(st.text(), min_size=3, max_size=3)
+)
+def test_a_fill_is_its_pieces_joined(pieces, fields):
+    derived = [p if isinstance(p, str) else ("call", "strip", ("field", p)) for p in pieces]
+    expected = [p if isinstance(p, str) else fields[p].strip() for p in pieces]
+    text, values = compile_fill(derived)(fields)
+    assert text == "".join(expected)
+    assert values == tuple(e for p, e in zip(pieces, expected, strict=True) if not isinstance(p, str))
+
+
+def test_a_fill_stops_before_it_joins_too_much():
+    half = "x" * (LARGEST // 2)
+    fill = compile_fill([("field", 0), "y", ("field", 0)])
+    assert len(fill([half[1:]])[0]) == LARGEST - 1
+    with pytest.raises(TooLarge):
+        fill([half])

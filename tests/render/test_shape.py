@@ -91,3 +91,20 @@ def test_copies_are_the_templates_to_change():
     copy = copied(value)
     copy["a"][1]["b"].append(3)
     assert value == {"a": [1, {"b": [2]}]}
+
+
+PLAIN = {"role": "user", "content": "x"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([PLAIN, PLAIN], [{"user": "x", **PLAIN}]),  # a key of the name of a role
+        ([PLAIN, {"role": "user", "user": "x"}], [{"user": "x", "role": "user"}, PLAIN]),
+        ([PLAIN], [{"content": "x", "role": "user"}]),  # a template may go through the keys
+        ([PLAIN], [{"role": "user", "content": ["x"]}]),
+        ([PLAIN], [{"role": "user", "text": "x"}]),
+    ],
+)
+def test_messages_of_two_keys_are_told_from_others(one, other):
+    assert flatten(Conversation(one))[0] != flatten(Conversation(other))[0]

@@ -84,12 +84,14 @@ def test_a_mix_says_what_bounds_it():
         {"path": "a/chat.jsonl", "examples": 1_000, "bounds": True},
         {"path": "b/chat.jsonl", "examples": 500, "bounds": False},
         {"path": "s3://bucket/tools.parquet", "examples": 500, "bounds": False},
+        {"path": "few.csv", "examples": 0, "bounds": False},
     ]
     some = {"in": 1, "kept": 1}
     lines = drawn(rows=1, kept=1, rejected={}, tokens=some, turns=some, mix=mix, splits={}, max_length=8, seconds=0.0)
-    assert lines[-4:] == [
+    assert lines[-5:] == [
         "mix of train     2,000",
         "  a/chat.jsonl   1,000  50.00 %  all that there is: it bounds the mix",
         "  b/chat.jsonl     500  25.00 %",
         "  tools.parquet    500  25.00 %",
+        "  few.csv            0  0.00 %  its weight is too small for a single example",
     ]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from premask.errors import DataError
@@ -64,6 +64,7 @@ def plan_of(stages, candidates_of, seed=0):
     turns=st.booleans(),
     weights=st.booleans(),
 )
+@settings(deadline=None)
 def test_shards_are_the_naive_gathering(
     folder, write_stages, candidates_of, seed, partitions, batches, count, turns, weights
 ):

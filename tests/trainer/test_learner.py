@@ -1,6 +1,7 @@
 """Updates: accumulation is one big batch, weights count, guards guard."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from premask_trainer.loop import Learner
 from premask_trainer.model import load_model
 from premask_trainer.progress import curve
 from premask_trainer.ranks import Ranks
+from premask_trainer.records import Records
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -169,3 +171,32 @@ def test_the_curve_shows_where_the_loss_went():
     picture = curve([4.0] * 30 + [2.0] * 30, width=20, height=4).splitlines()
     assert picture[0] == "   4.000 " + "█" * 10 and picture[-1] == "   2.000 " + "█" * 10 + "▁" * 10
     assert curve([1.5]).splitlines()[-1] == "   1.500 ▁"
+
+
+def test_tensorboard_gets_the_numbers(tmp_path):
+    pytest.importorskip("tensorboard")
+    records = Records(tmp_path, {}, tensorboard=True)
+    records.metrics({"step": 1, "loss": 2.0, "validation": {"by_source": {"a": 1.0}}})
+    records.close()
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_without_tensorboard_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(premask.UsageError, match="needs tensorboard; `pip install tensorboard`"):
+        Records(tmp_path, {}, tensorboard=True)
+
+
+def test_records_go_on_behind_those_of_the_checkpoint(tmp_path):
+    first = Records(tmp_path, {}, tensorboard=False)
+    first.metrics({"step": 1})
+    sizes = first.sizes()
+    first.metrics({"step": 2, "loss": 1.0})  # not in the checkpoint: its process was killed
+    first.close()
+    second = Records(tmp_path, sizes, tensorboard=False)
+    second.metrics({"step": 2, "loss": 2.0})
+    second.close()
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 1},
+        {"step": 2, "loss": 2.0},
+    ]

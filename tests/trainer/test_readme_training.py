@@ -14,7 +14,7 @@ from tiny import ROOT, metrics
 from premask_trainer.config import TrainConfig
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README[README.index("## Training with premask") : README.index("## Exit codes")]
+SECTION = README[README.index("## Training with premask") :].split("\n## ")[0]
 
 
 def test_the_loop_trains(data, llama, tmp_path, monkeypatch):

@@ -65,9 +65,9 @@ def test_loss_and_gradients_are_those_of_plain_transformers(kind, quantize, fold
     assert model.causal.config._attn_implementation == ("eager" if kind == "gemma2" else "sdpa")
     (four_bit,) = {type(model.causal.base_model.layers[0].mlp.up_proj.base_layer).__name__ == "Linear4bit"}
     assert four_bit == (quantize == "nf4")
-    step = premask.open(data).loader(batch_size=4, micro_batch_size=3).step(0)
+    steps = premask.open(data).loader(batch_size=4, micro_batch_size=3)
+    step = next(step for step in steps if step.denominator != step.trained)  # weights that matter
     assert len(step.batches) == 2 and max(len(batch.source_rows) for batch in step.batches) > 2
-    assert len({w for batch in step.batches for w in batch.weights.tolist()}) > 1  # weights that matter
     expected, found = plain_loss(model, step), our_loss(model, step)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
     wanted, ours = gradients(model, expected), gradients(model, found)

@@ -41,12 +41,9 @@ class Command:
 
     def __init__(self, arguments, log, ranks=1):
         several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
-        self.process = subprocess.Popen(
-            [sys.executable, *several, "-m", "premask", *arguments],
-            stderr=log.open("w"),
-            stdout=log.open("w"),
-            env=ENVIRONMENT,
-        )
+        command = [sys.executable, *several, "-m", "premask", *arguments]
+        with log.open("w") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output, env=ENVIRONMENT)
 
     def send(self, number):
         self.process.send_signal(number)

@@ -27,7 +27,9 @@ Name: TypeAlias = Annotated[str, Field(min_length=1)]
 class TrainConfig(BaseModel):
     """One training run. Lengths are counted in updates of the weights ("steps") unless a name says otherwise."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
     data: Name
     """Folder of the prepared dataset."""

@@ -16,10 +16,10 @@ class Records:
     def __init__(self, folder: Path, sizes: dict[str, int], *, tensorboard: bool) -> None:
         """Open the files in `folder`, cut to `sizes` bytes each. UsageError where TensorBoard is missing."""
         folder.mkdir(parents=True, exist_ok=True)
+        self._board = _board(folder) if tensorboard else None
         self._files = {name: (folder / name).open("ab") for name in (METRICS, SAMPLES)}
         for name, file in self._files.items():
             file.truncate(sizes.get(name, 0))
-        self._board = _board(folder) if tensorboard else None
 
     def metrics(self, record: dict[str, Any]) -> None:
         """One record of numbers, with its `step`."""

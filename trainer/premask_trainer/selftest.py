@@ -30,20 +30,18 @@ def check_isolation(model: Model, split: Split) -> float:
     with model.evaluating():
         packed = model.head.logits(model.hidden(_batch(examples, model.device))).float()[0]
         alone = [model.causal(input_ids=ids[None].to(model.device), use_cache=False).logits[0] for ids in examples]
-    worst, place = 0.0, 0
-    for number, (own, found) in enumerate(zip(alone, torch.split(packed, [len(ids) for ids in examples]), strict=True)):
-        difference = _spread(own.float() - found) / max(_spread(own.float()), 1e-6)
-        if not difference <= worst:  # NaN too
-            worst, place = difference, number
-    if not worst <= TOLERANCE[model.dtype]:
+    parts = zip(alone, torch.split(packed, [len(ids) for ids in examples]), strict=True)
+    apart = [_spread(own.float() - found) / max(_spread(own.float()), 1e-6) for own, found in parts]
+    wrong = [number for number, difference in enumerate(apart) if not difference <= TOLERANCE[model.dtype]]  # NaN too
+    if wrong:
+        # Nobody stands before the first example, so that there it cannot be the attention.
+        cause = "examples see each other" if wrong[0] else "the loss does not know what this model does to its logits"
         raise UsageError(
-            f"self-test: expected the logits of packed examples to be those of each alone, found them {worst:.1%} "
-            f"apart in example {place} of {len(examples)}: "
-            + ("the loss does not know what this model does to its logits" if place == 0 else "examples see each other")
-            + f" (attention {model.causal.config._attn_implementation}); try another one with --set attention=..., such"
-            " as sdpa or eager"
+            "self-test: expected the logits of packed examples to be those of each alone, found them "
+            f"{apart[wrong[0]]:.1%} apart in example {wrong[0]} of {len(examples)}: {cause} (attention "
+            f"{model.causal.config._attn_implementation}); try --set attention=sdpa, or eager"
         )
-    return worst
+    return max(apart)
 
 
 def _spread(values: Tensor) -> float:

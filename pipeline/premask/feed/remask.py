@@ -109,7 +109,7 @@ def told(counts: Counts) -> Iterator[str]:
     if counts.quoted_headers:
         yield (
             f"{counts.quoted_headers:,} headers of the assistant stand where the chat template writes none: taken for "
-            "quotations, nothing is trained for them"
+            "quotations, no turn begins there"
         )
 
 

@@ -96,7 +96,7 @@ def quotations(quoted: Int64Array) -> str:
     """What to say of rows with headers that were taken for quotations."""
     return (
         f"{quoted.sum():,} headers of the assistant stand where the chat template writes none; they were taken for "
-        f"quotations, and nothing is trained for them ({named(np.flatnonzero(quoted))}). If they are none, the rows "
+        f"quotations, and no turn begins there ({named(np.flatnonzero(quoted))}). If they are none, the rows "
         "were rendered by another template: give instruction_part and response_part."
     )
 

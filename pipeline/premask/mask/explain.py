@@ -54,8 +54,9 @@ def stretches(
     path: Path,
     roles: Sequence[str],
     weights: Sequence[float | None],
+    tools: int,
 ) -> list[Stretch]:
-    """The pieces of one rendering, neighbours of one kind together."""
+    """The pieces of one rendering, neighbours of one kind together; the first `tools` fields are tool schemas."""
     part_of = {i: s for s in turns.stretches for i in range(s.start, s.end)}
     spans = [
         (range(int(a), int(b)), int(m), bool(d))
@@ -69,11 +70,13 @@ def stretches(
         weight = 0.0 if span is None else float(span[2]) if stated is None else stated
         stretch = part_of.get(i)
         if stretch is not None:
-            kind = _PARTS[stretch.part]
+            words = stretch.part is not Part.CONTENT or isinstance(piece, TStr)
+            kind = _PARTS[stretch.part] if words else "the template's own words"
             origin = f"turn of message {stretch.message}: {kind}"
             reason = _reason(weight, span is not None, stated)
         else:
-            origin = "template" if owner is None else f"message {owner} ({roles[owner]})"
+            schema = isinstance(piece, TStr) and any(source < tools for source in piece.sources)
+            origin = "tool schemas" if schema else "template" if owner is None else f"message {owner} ({roles[owner]})"
             reason = (
                 "the generation prompt gives it" if owner is not None and _is_header(turns, i, owner) else "not emitted"
             )
@@ -97,33 +100,36 @@ def _reason(weight: float, chosen: bool, stated: float | None) -> str:
     return "emitted by the model" if weight else "masked by train_on"
 
 
-def ask(question: object, answer: object) -> str:
-    """A guard in words close to Jinja's."""
-    return f"{_shown(question)} -> {answer!r}"[:160]
+def ask(question: object, answer: object, names: Sequence[str]) -> str:
+    """A guard in words close to Jinja's; `names` says where the fields stand."""
+    return f"{_shown(question, names)} -> {answer!r}"[:160]
 
 
-def _shown(e: object) -> str:
+def _shown(e: object, names: Sequence[str]) -> str:
+    def shown(*operands: object) -> list[str]:
+        return [_shown(operand, names) for operand in operands]
+
     match e:
         case ("field", int(i)):
-            return f"field[{i}]"
+            return names[i]
         case ("const", value):
             return repr(value)
         case ("path", base, *keys):
-            return _shown(base) + "".join(f"[{key!r}]" for key in keys)
+            return _shown(base, names) + "".join(f"[{key!r}]" for key in keys)
         case ("call", str(name), base, *arguments):
-            return f"{_shown(base)}.{name}({', '.join(map(_shown, arguments))})"
+            return f"{_shown(base, names)}.{name}({', '.join(shown(*arguments))})"
         case ("item", base, index):
-            return f"{_shown(base)}[{index}]"
+            return f"{_shown(base, names)}[{index}]"
         case ("slice", base, *bounds):
-            return f"{_shown(base)}[{':'.join('' if b is None else str(b) for b in bounds)}]"
+            return f"{_shown(base, names)}[{':'.join('' if b is None else str(b) for b in bounds)}]"
         case ("in", a, b):
-            return f"{_shown(a)} in {_shown(b)}"
+            return " in ".join(shown(a, b))
         case ("cmp", operator, a, b):
-            return f"{_shown(a)} {operator} {_shown(b)}"
+            return f" {operator} ".join(shown(a, b))
         case ("cat", *parts):
-            return " ~ ".join(map(_shown, parts))
+            return " ~ ".join(shown(*parts))
         case (str(name), base, *_):
-            return f"{name}({_shown(base)})"
+            return f"{name}({_shown(base, names)})"
     return repr(e)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from premask.mask.controls import Vocabulary
 from premask.mask.grammar import Grammar, Probe
 
-
 _LIKE_A_TOKEN = re.compile(r"<[|｜][^<>\s]{1,60}>|<[^<>\s/]{1,60}[|｜]>")
 """`<|x|>`, `<|x>` and `<x|>`: how control tokens are written."""
 

@@ -1,4 +1,4 @@
-"""A masked batch, and how it is put together: from spans, from turns masked one by one, from batches of two templates."""
+"""A masked batch, and how it is put together: from spans, from turns masked apart, from batches of two templates."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -45,7 +45,12 @@ def examples_of(
     per_row = np.bincount(spans.rows[filled], minlength=len(conversations))
     for row in np.flatnonzero(per_row == 0):
         failures.setdefault(
-            int(row), Failure("nothing_to_train", "expected a token to train, found none under this recipe")
+            int(row),
+            Failure(
+                "nothing_to_train",
+                "expected a token to train, found none under this recipe; train_on, reasoning, tool_calls and the "
+                "weights of messages say what is trained",
+            ),
         )
     kept = np.array([row for row in range(len(conversations)) if row not in failures], np.int64)
     of_kept = np.isin(spans.rows, kept) & filled
@@ -73,7 +78,11 @@ def regrouped(masked: Masked, parts: Sequence[Separated], conversations: Sequenc
         part = parts[number]
         failures.setdefault(part.row, Failure(failure.reason, f"turn {part.turn}: {failure.detail}"))
     for row in set(range(len(conversations))) - {part.row for part in parts}:
-        failures[row] = Failure("nothing_to_train", "expected a turn to train, found none under this recipe")
+        failures[row] = Failure(
+            "nothing_to_train",
+            "expected a turn to train, found none under this recipe; train_on and the weights of messages say what is "
+            "trained",
+        )
     rows = np.array([part.row for part in parts], np.int64)[masked.examples.rows]
     turns = np.array([part.turn for part in parts], np.int32)[masked.examples.rows]
     digests = b"".join(conversations[row].digest() for row in rows)

@@ -34,6 +34,7 @@ from premask.mask.written import refuse_forged_names
 from premask.read import Conversation
 from premask.render.forms import adapt, discover_forms
 from premask.render.program import Failure, Program, Rendered, Rendering
+from premask.render.shape import field_paths
 from premask.render.values import TStr
 
 MASK_RULES = 1
@@ -156,10 +157,11 @@ class Masker:
         pieces, turns, path = found[0] if found else ([], None, None)
         roles = [message["role"] for message in adapted.messages]
         weights = conversation.weights or [None] * len(roles)
+        tools, names = len(adapted.tools or []), [".".join(map(str, p)) for p in field_paths(adapted)]
         searched = path is not None and path.searchable
         return Explanation(
-            stretches=stretches(pieces, turns, path, roles, weights) if turns and path else [],
-            questions=[ask(question, answer) for question, answer in questions.items()],
+            stretches=stretches(pieces, turns, path, roles, weights, tools) if turns and path else [],
+            questions=[ask(question, answer, names) for question, answer in questions.items()],
             proof="proven by provenance and by search" if searched else "proven by provenance and its bytes",
             ids=masked.examples.ids,
             labels=labels(masked.examples.ids, masked.examples.spans),
@@ -193,7 +195,7 @@ class Masker:
                 Failure(
                     "mask_unproven",
                     "the search by markers and the provenance of the text do not agree on this row's turns; "
-                    "`premask explain` shows both",
+                    "`premask explain` shows where provenance sees them",
                 ),
             )
 

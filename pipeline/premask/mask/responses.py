@@ -145,10 +145,11 @@ def spelt_marker(text: bytes) -> Marker:
 
 
 FEW = 6
+"""So many ids are compared one by one, which is faster than looking each token up."""
 
 
 def _beginnings(ids: Int32Array, begins: BoolArray) -> BoolArray:
-    """`[T]` in which tokens a marker may begin: by comparing where few ids are asked for, which is faster."""
+    """`[T]` in which tokens a marker may begin."""
     wanted = np.flatnonzero(begins)
     if len(wanted) > FEW:
         return begins.take(ids)

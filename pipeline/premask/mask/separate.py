@@ -10,7 +10,6 @@ from typing import Literal
 
 from premask.read import Conversation
 
-
 CHUNK_CHARACTERS = 4 * 2**20
 """Text that is masked together: every turn brings its whole context, so a row may become hundreds of times as much."""
 

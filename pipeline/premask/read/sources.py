@@ -100,8 +100,6 @@ def _open_source(name: str, place: Place, argument: int) -> Source:
 
 def _require_regular(name: str, path: Path) -> None:
     mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise UsageError(f"{name}: expected a file, found a folder; name the files in it, such as {name}/*.jsonl")
     if not stat.S_ISREG(mode):
         raise UsageError(f"{name}: expected a file, found a pipe or device; write its content to a file first")
 

@@ -27,6 +27,6 @@ def render_stages(where: str, explanation: Explanation, max_length: int) -> "Ren
     length = len(explanation.ids)
     too_long = f", more than max_length={max_length}: rejected as too_long" if length > max_length else ""
     verdict = f"rejected: {explanation.rejected}" if explanation.rejected else f"kept, {explanation.proof}{too_long}"
-    questions = [f"  {q}" for q in explanation.questions] or ["  none"]
-    asked = Text("\n".join(["the template asked:", *questions, ""]))
-    return Group(Text(where, style="bold"), verdict, "", table, "", asked)
+    questions = [f"  {question}" for question in explanation.questions]
+    asked = Text("\n".join(["", "what the template asked of this row, and the answers:", *questions]))
+    return Group(Text(where, style="bold"), verdict, "", table, *([asked] if questions else []), "")

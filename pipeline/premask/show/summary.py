@@ -101,8 +101,10 @@ def _mixed(mix: Sequence[Share]) -> "Table":
     table.add_row("mix of train", f"{total:,}", "", style="bold")
     for source, name in zip(mix, names, strict=True):
         shown = name if names.count(name) == 1 else source["path"]
-        bound = "  all that there is: it bounds the mix" if source["bounds"] else ""
-        table.add_row(f"  {shown}", f"{source['examples']:,}", _share(source["examples"], total) + bound)
+        words = "  all that there is: it bounds the mix" if source["bounds"] else ""
+        if not source["examples"]:
+            words = "  its weight is too small for a single example"
+        table.add_row(f"  {shown}", f"{source['examples']:,}", _share(source["examples"], total) + words)
     return table
 
 

@@ -6,15 +6,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+_DTYPES = {"float": "float32", "double": "float64"}
+"""What numpy calls Arrow's numbers, where that differs."""
+
 
 def list_column(offsets: NDArray[np.int64], values: NDArray[Any] | pa.Array) -> pa.Array:
     """List column over `values`, row n being `values[offsets[n]:offsets[n + 1]]`; 32-bit offsets, so values < 2**31."""
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), column_of(values))
+    return pa.ListArray.from_arrays(column_of(offsets.astype(np.int32)), column_of(values))
 
 
 def large_list_column(offsets: NDArray[np.int64], values: NDArray[Any] | pa.Array) -> pa.Array:
     """large_list column over `values`, row n being `values[offsets[n]:offsets[n + 1]]`."""
-    return pa.LargeListArray.from_arrays(pa.array(offsets), column_of(values))
+    return pa.LargeListArray.from_arrays(column_of(offsets), column_of(values))
 
 
 def pair_column(pairs: NDArray[Any]) -> pa.Array:
@@ -51,11 +54,17 @@ def bytes_of(column: pa.Array) -> NDArray[np.uint8]:
 
 
 def view(column: pa.Array) -> NDArray[Any]:
-    """A column of numbers as a read-only numpy view."""
-    array: NDArray[Any] = column.to_numpy(zero_copy_only=True)
-    return array
+    """A column of numbers as a read-only numpy view. ArrowInvalid where it holds nulls."""
+    if column.null_count:
+        raise pa.ArrowInvalid("expected a column without nulls")
+    name = str(column.type)
+    values = column.buffers()[1] or b""  # `to_numpy` imports pandas, where that is installed
+    return np.frombuffer(values, _DTYPES.get(name, name))[column.offset : column.offset + len(column)]
 
 
 def column_of(values: NDArray[Any] | pa.Array) -> pa.Array:
     """A column of numbers over `values` `[N]`; a column as it is."""
-    return values if isinstance(values, pa.Array) else pa.array(values)
+    if isinstance(values, pa.Array):
+        return values
+    whole = np.ascontiguousarray(values)  # `pa.array` imports pandas, where that is installed: a fifth of a second
+    return pa.Array.from_buffers(pa.from_numpy_dtype(whole.dtype), len(whole), [None, pa.py_buffer(whole)])

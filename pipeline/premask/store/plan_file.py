@@ -14,7 +14,7 @@ import pyarrow as pa
 from premask.errors import DataError
 from premask.pack.plan import Plan, PlanRows
 from premask.store.atomic import Written, atomic_write
-from premask.store.lists import view
+from premask.store.lists import column_of, view
 
 PLAN = "plan.arrow"
 
@@ -80,5 +80,5 @@ class StoredPlan:
 
 
 def _to_batch(rows: PlanRows, split: int, schema: pa.Schema) -> pa.RecordBatch:
-    columns = [pa.array(getattr(rows, name)) for name in PLAN_COLUMNS if name != "split"]
-    return pa.RecordBatch.from_arrays([*columns, pa.array(np.full(len(rows), split, np.int8))], schema=schema)
+    columns = [column_of(getattr(rows, name)) for name in PLAN_COLUMNS if name != "split"]
+    return pa.RecordBatch.from_arrays([*columns, column_of(np.full(len(rows), split, np.int8))], schema=schema)

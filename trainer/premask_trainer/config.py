@@ -99,7 +99,7 @@ class TrainConfig(BaseModel):
     save_every: Count | None = None
     """Save a checkpoint every so many steps; by default after every epoch."""
     keep_checkpoints: Count = 2
-    """Older checkpoints are removed."""
+    """How many of the newest checkpoints are kept."""
     divergence: Annotated[float, Field(gt=1)] | None = 2.0
     """Stop when the smoothed loss is so many times its lowest value; null: never."""
     tensorboard: bool = False

@@ -19,6 +19,8 @@ prepare: $(STAMP)
 	$(BIN)/premask prepare data/samples/* --tokenizer data/tokenizer --out build/sample --fresh
 	$(BIN)/premask view build/sample --pack 0
 
+# Several threads on matrices as small as these wait for each other most of the time.
+train: export OMP_NUM_THREADS = 1
 train: $(STAMP)
 	$(BIN)/premask prepare data/samples/* --tokenizer data/tokenizer --out build/train-data --max-length 512 \
 		--set validation=0.15 --fresh --quiet

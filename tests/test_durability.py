@@ -307,8 +307,14 @@ def replace(path: Path) -> None:
 @pytest.mark.parametrize("change", [grow, shrink, change_in_place, replace, Path.unlink])
 @pytest.mark.parametrize("at", [1, 9])
 def test_a_source_that_changes_while_it_is_read(
-    change: Callable[[Path], None], at: int, own: list[str], out: Path, capsys: pytest.CaptureFixture[str]
+    change: Callable[[Path], None],
+    at: int,
+    own: list[str],
+    out: Path,
+    expected: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """And is put back afterwards: nothing that was made of what it held in between may be used."""
     generated = Path(own[-1])
     before = generated.read_bytes()
     with pytest.MonkeyPatch.context() as monkeypatch:
@@ -321,6 +327,9 @@ def test_a_source_that_changes_while_it_is_read(
     assert not (out / "manifest.json").exists()
     generated.write_bytes(before)
     assert run(small.arguments(own, out, "--workers", "1")) == 0
+    shards = [name for name in expected if name.startswith("train/")]
+    assert shards
+    assert {name: small.digests(out).get(name) for name in shards} == {name: expected[name] for name in shards}
 
 
 @pytest.mark.parametrize("change", [grow, shrink, change_in_place])

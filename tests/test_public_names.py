@@ -36,6 +36,7 @@ def test_public_names() -> None:
         "ResponseOnlyCollator",
         "UsageError",
         "__version__",
+        "find_markers",
         "get_chat_template",
         "mask_responses",
         "open",

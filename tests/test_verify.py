@@ -435,6 +435,16 @@ def test_a_row_that_is_kept_and_rejected(out: Path) -> None:
     ]
 
 
+def test_a_row_that_is_rejected_twice(out: Path) -> None:
+    path = out / "rejected.jsonl"
+    path.write_bytes(path.read_bytes() + path.read_bytes().splitlines(keepends=True)[0])
+    forge.seal(out)
+    assert [damage.detail for damage in verify(out, workers=1).damages] == [
+        f"expected each of {read_manifest(out)['rows']['in']} source rows kept or rejected once, found otherwise",
+        REASONS,
+    ]
+
+
 # --- against the sources ---------------------------------------------------------------------------------------------
 
 
@@ -467,6 +477,13 @@ def test_sources_under_other_names_in_another_order(whole: Path, inputs: list[st
     assert report.ok
     assert report.compared
     assert report.compared["rows"] == 20
+
+
+def test_two_sources_of_the_same_bytes(inputs: list[str], tmp_path: Path) -> None:
+    twin = shutil.copy(inputs[0], tmp_path / f"twin{Path(inputs[0]).suffix}")
+    sources = [inputs[0], str(twin)]
+    assert run(small.arguments(sources, tmp_path / "out", "--workers", "1")) == 0
+    assert verify(tmp_path / "out", against=sources, workers=1).ok
 
 
 def another_id(arrays: forge.Arrays) -> None:

@@ -1,4 +1,15 @@
-"""premask: chat data for supervised fine-tuning, prepared once, offline."""
+"""premask: chat data for supervised fine-tuning, prepared once, offline.
+
+    prepare(Recipe(sources=[...], tokenizer=...), "prepared")   sources to a prepared dataset
+    open("prepared")["train"][0]                                its packs, as numpy views
+    open("prepared").loader(batch_size=16)                      its packs, as torch tensors for any training loop
+    PackCollator()                                              its packs, for trainers of Hugging Face
+    train_on_responses_only(trainer)                            masks rows that are tokenized already, by markers
+
+`ResponseOnlyCollator` does the last at batch time, `mask_responses` on flat arrays with the markers of `find_markers`;
+`get_chat_template` puts a named template on a tokenizer. All that is raised on purpose is a `PremaskError`.
+Names are imported when they are first used.
+"""
 
 import importlib
 import sys
@@ -11,6 +22,7 @@ if TYPE_CHECKING:
     from premask.feed.collate import PackCollator
     from premask.feed.collators import ResponseOnlyCollator
     from premask.feed.drop_in import train_on_responses_only
+    from premask.feed.markers import find_markers
     from premask.feed.named_templates import get_chat_template
     from premask.mask.responses import mask_responses
     from premask.prepare import prepare
@@ -30,6 +42,7 @@ __all__ = [
     "ResponseOnlyCollator",
     "UsageError",
     "__version__",
+    "find_markers",
     "get_chat_template",
     "mask_responses",
     "open",
@@ -42,6 +55,7 @@ _HOMES = {
     "Prepared": ("premask.store.reader", "Prepared"),
     "Recipe": ("premask.recipe", "Recipe"),
     "ResponseOnlyCollator": ("premask.feed.collators", "ResponseOnlyCollator"),
+    "find_markers": ("premask.feed.markers", "find_markers"),
     "get_chat_template": ("premask.feed.named_templates", "get_chat_template"),
     "mask_responses": ("premask.mask.responses", "mask_responses"),
     "open": ("premask.store.reader", "open_prepared"),

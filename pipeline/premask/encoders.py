@@ -108,7 +108,7 @@ def remember(encoder: Encoder, name: str, verdict: Verdict) -> None:
     """Keep a verdict for later runs, also one that an audit overturned. A cache that cannot be written is none."""
     try:
         write_json(_place(encoder, name), {"reason": verdict.reason, "texts": verdict.texts}, durable=False)
-    except (OSError, MachineError):
+    except (OSError, RuntimeError, MachineError):  # no home at all is a RuntimeError
         return
 
 
@@ -119,7 +119,7 @@ def _remembered(encoder: Encoder, name: str) -> Verdict | None:
     try:
         known = orjson.loads(_place(encoder, name).read_bytes())
         return Verdict(str(known["reason"]), int(known["texts"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -1,5 +1,6 @@
 """The sources of a run before any row is masked: how each is read, its slices, and whether it stays as it is."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -126,6 +127,15 @@ def _limited(
         yield part, rows
         if rows is not None:
             left[entry] = rows - count_rows(part, rows)
+
+
+def identity_with(description: Mapping[str, Any], inputs: Sequence[Input]) -> str:
+    """The identity of a run: a SHA-256 of what it depends on, and of the stamps of its sources.
+
+    What was made of a source that changed and was put back must not be used, though the checksum is as it was.
+    """
+    text = json.dumps([dict(description), [each.stamp for each in inputs]], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_unchanged(inputs: Sequence[Input]) -> None:

@@ -5,8 +5,6 @@ is known by its size and SHA-256, wherever it is now: among the files that were 
 (counted from the working directory), or at the absolute path in run.json.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -15,7 +13,7 @@ from typing import Any
 
 from premask.encode.files import TokenizerFiles, load_tokenizer_files
 from premask.errors import PremaskError, UsageError
-from premask.intake import Input, input_of, require_unchanged
+from premask.intake import Input, identity_with, input_of, require_unchanged
 from premask.maskers import templating_of
 from premask.phases import Run
 from premask.read import Source, digest_file, expand, open_sources, place_of, size_of, stamp_of, suffix_of
@@ -37,8 +35,7 @@ class Origin:
 
     def run(self, out: Path, workers: int, progress: Progress, locks: tuple[int, ...] = ()) -> Run:
         """A run of the same recipe into the folder `out`."""
-        text = json.dumps({**self.description, "code": code_digest()}, sort_keys=True)
-        identity = hashlib.sha256(text.encode()).hexdigest()
+        identity = identity_with({**self.description, "code": code_digest()}, self.inputs)
         sizes = self.description["sizes"]
         return Run(self.recipe, self.inputs, self.files, out, workers, progress, identity, locks, sizes)
 
@@ -86,7 +83,6 @@ def _find_sources(
 ) -> list[Source]:
     known: dict[str, str] = {}
     given = [str(found.place) for argument in given for found in expand(argument)]
-    unused = set(given)
     found: list[Source] = []
     for number, entry in enumerate(wanted):
         places = [*given, entry["name"], *recorded[number : number + 1]]
@@ -97,9 +93,12 @@ def _find_sources(
                 f"{', '.join(dict.fromkeys(places))}; say where it is now"
             )
             continue
-        unused.discard(place)
         found += [replace(source, name=entry["name"], argument=entry["entry"]) for source in open_sources([place])]
-    problems += [f"{place}: none of the dataset's sources, or one that has changed" for place in sorted(unused)]
+    problems += [
+        f"{place}: none of the dataset's sources, or one that has changed"
+        for place in sorted(set(given))
+        if not any(_is_source(place, entry, known) for entry in wanted)
+    ]
     return found
 
 

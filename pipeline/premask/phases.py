@@ -70,7 +70,7 @@ class Run:
     encoder: Choice = MADE_AGAIN
     """Who shall give the ids."""
 
-    made: "Made" = field(default_factory=lambda: Made())
+    made: Made = field(default_factory=Made)
 
     @property
     def work(self) -> Path:

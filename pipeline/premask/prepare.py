@@ -21,7 +21,7 @@ import numpy as np
 from premask.encode.files import load_tokenizer_files
 from premask.encoders import AUTO, choose, rendered_sample
 from premask.errors import DataError
-from premask.intake import Input, Sliced, in_order, inputs_of, require_unchanged
+from premask.intake import Input, Sliced, identity_with, in_order, inputs_of, require_unchanged
 from premask.mask.lints import warnings
 from premask.mask.masker import Masker
 from premask.maskers import masker_of
@@ -88,7 +88,9 @@ def prepare(
             manifest = read_manifest(folder)
             require_strict(folder, manifest["rows"]["rejected"], strict)
         else:
-            identity = claim(folder, {**description, "code": code_digest()}, fresh)
+            begun = {**description, "code": code_digest()}
+            claim(folder, begun, fresh)
+            identity = identity_with(begun, inputs)
             remove_leftovers(folder)
             size = sum(each.source.size for each in inputs)
             chosen = choose(encoder, maskers[0].encoder, size, lambda: rendered_sample(maskers[0], inputs))

@@ -145,11 +145,11 @@ def _conversations_twice(
     """Conversations in two splits or, where duplicates are dropped, in two source rows, by their hashes."""
     places: dict[bytes, tuple[str, int]] = {}
     once = manifest["recipe"]["duplicates"] == "drop"
+    digests = {n: one.stage.digests for n, one in again.items()}
     for wanted in every:
         for n in np.unique(wanted.partition[wanted.index >= 0]).tolist():
             here = (wanted.partition == n) & (wanted.index >= 0)
-            hashes = again[n].stage.digests[wanted.index[here]]
-            for digest, row in zip(hashes, wanted.rows[here].tolist(), strict=True):
+            for digest, row in zip(digests[n][wanted.index[here]], wanted.rows[here].tolist(), strict=True):
                 split, other = places.setdefault(digest.tobytes(), (wanted.split, row))
                 if split != wanted.split:
                     yield f"source row {row}: expected its conversation in one split, found it in {split} too"

@@ -65,6 +65,7 @@ def rejected_rows(path: Path, manifest: Mapping[str, Any], plan: StoredPlan) -> 
     """Reason and detail of every rejected source row, by its global number; `path` is the dataset's rejected.jsonl.
 
     Where a file is named twice, the `plan` tells which of two rows of one number it is: the one that is not kept.
+    A line that names no such row, or one twice, stands under -1: the books do not add up then (`audit.py`).
     """
     named = _ranges(manifest)
     kept: set[int] = set()
@@ -72,8 +73,8 @@ def rejected_rows(path: Path, manifest: Mapping[str, Any], plan: StoredPlan) -> 
         kept = {row for split in plan.shards for part in plan.rows(split) for row in part.source_row.tolist()}
     rejected: dict[int, tuple[str, str]] = {}
     for line in lines_of(path):
-        rows = [rows[line["row"]] for rows in named[line["source"]] if line["row"] < len(rows)]
-        row = next(row for row in rows if row not in rejected and row not in kept)
+        rows = [rows[line["row"]] for rows in named.get(line["source"], ()) if line["row"] < len(rows)]
+        row = next((row for row in rows if row not in rejected and row not in kept), -1)
         rejected[row] = (line["reason"], line["detail"])
     return rejected
 

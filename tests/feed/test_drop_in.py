@@ -246,6 +246,19 @@ def rendered(tokenizer, *messages, **options):
     return tokenizer.apply_chat_template(list(messages), tokenize=False, **options)
 
 
+def test_flat_arrays_and_markers_are_enough():
+    tokenizer = tokenizer_for()
+    rows = [tokenizer.apply_chat_template(messages, tokenize=False) for messages in CHATS]
+    rows = [tokenizer(text, add_special_tokens=False).input_ids for text in rows]
+    offsets = np.cumsum([0, *map(len, rows)])
+    labels, quoted = premask.mask_responses(
+        np.concatenate(rows).astype(np.int32), offsets, premask.find_markers(tokenizer)
+    )
+    expected = [expected_labels(tokenizer, row, TURNS["chatml"]) for row in rows]
+    assert labels.tolist() == [label for row in expected for label in row]
+    assert not quoted.any()
+
+
 def test_plain_text_markers_whose_ids_change_with_their_neighbours():
     tokenizer = tokenizer_for("alpaca")
     alone = tokenizer("### Response:\n", add_special_tokens=False).input_ids

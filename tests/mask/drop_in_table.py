@@ -44,8 +44,9 @@ HEAD = """\
 
 Where `train_on_responses_only(..., mask="sampled")` and `mask="unsloth"` (the labels of Unsloth's function, token for
 token) differ from what `premask prepare` trains, which knows from whom every byte of a row comes. Both see the ids
-alone. {rows:,} real conversations, {tokens:,} tokens over all templates; no markers were given by hand. Written by
-`make templates` (`tests/mask/drop_in_table.py`).
+alone. {rows:,} real conversations, {tokens:,} tokens over all templates; no markers were given by hand. A row is
+right if all of its labels are those of `prepare`; the last two columns count the rows that only one of the two gets
+right. Written by `make templates` (`tests/mask/drop_in_table.py`).
 
 | template | rows | tokens trained | rows right, sampled | rows right, unsloth | only sampled | only unsloth |
 |---|---|---|---|---|---|---|
@@ -61,10 +62,9 @@ Trained though the model never has to emit it (**+**), or not trained though it 
 """
 
 TAIL = """
-The last columns of the first table count the rows that only one of the two masks as `prepare` does. What `sampled` gets
-wrong, ids cannot tell: a text that spells a whole border between two turns, thinking that an answer shares with the
-generation prompt, and what markers alone cannot follow (`premask markers` names it: tools in deepseekv3 and gptoss).
-`prepare` sees the texts, and masks those too.
+What `sampled` gets wrong, ids cannot tell: a text that spells a whole border between two turns, thinking that an answer
+shares with the generation prompt, and what markers alone cannot follow (`premask markers` names it: tools in deepseekv3
+and gptoss). `prepare` sees the texts, and masks those too.
 """
 
 

@@ -34,6 +34,9 @@ against the ids of `mistral-common` besides.)
 - **○** supported; proven by provenance and byte identity, because markers alone cannot follow what the template writes
 - **–** refused: such rows are rejected with the reason (see the notes)
 
+Under `reasoning` a mark says that such rows are prepared; where the template does not write the thinking, the notes
+say so.
+
 """
 
 COLUMNS = (

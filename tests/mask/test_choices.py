@@ -2,11 +2,15 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from premask.encode.files import load_tokenizer_files
+from premask.maskers import build_masker
 from premask.read import Conversation
+from premask.recipe import Recipe
 
 THINK = re.compile(r"<think>.*?</think>", re.DOTALL)
 CALL = re.compile(r"\n?<tool_call>.*</tool_call>", re.DOTALL)
@@ -180,6 +184,22 @@ def test_straddling_tokens(name, masker_of, template_of, oracles):
                 ]
             assert labels_of(masked, oracles) == (ids, expected)
             assert masked.counts["straddle_start"] + masked.counts["straddle_end"] == len(over)
+
+
+def test_turns_that_share_a_token(tmp_path):
+    """Nothing stands between two turns: a token over their border is trained once, as part of the first."""
+    (tmp_path / "bare.jinja").write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    tokenizer = str(Path(__file__).parents[2] / "data" / "tokenizer")
+    options = {"sources": ["s"], "tokenizer": tokenizer, "template": str(tmp_path / "bare.jinja"), "straddle": "train"}
+    masker = build_masker(Recipe(**options), load_tokenizer_files(tokenizer))
+    said = [("user", "hi"), ("assistant", "wat"), ("assistant", "er is")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    masked = masker.mask([Conversation(messages=messages)])
+    spans = masked.examples.spans
+    assert masked.counts["straddle_end"]
+    assert (spans[1:, 0] >= spans[:-1, 1]).all()
+    covered = np.concatenate([np.arange(*span) for span in spans])
+    assert covered.tolist() == list(range(1, len(masked.examples.ids)))
 
 
 FORGED = Conversation(

@@ -275,7 +275,6 @@ def test_the_reason_of_a_lost_row():
         seed=0,
     )
     assert list(lost_rows(pool, chosen, 0)) == [(1, "duplicate", 1, 5), (3, "filtered_turns", 9, 5)]
-    assert chosen.reason(1) == "duplicate"
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------

@@ -72,15 +72,6 @@ def test_one_item_runs_in_the_driver() -> None:
     assert run_items(squares(1), workers=8)["item 0"]["pid"] == os.getpid()
 
 
-def test_finished_items_are_not_run() -> None:
-    done: list[str] = []
-    finished = {"item 1": "known", "of another run": 0}
-    results = run_items(squares(3), workers=2, on_done=lambda item, _: done.append(item.name), finished=finished)
-    assert list(results) == ["item 0", "item 1", "item 2"]
-    assert results["item 1"] == "known"
-    assert sorted(done) == ["item 0", "item 2"]
-
-
 def test_large_results_and_arguments() -> None:
     items = [make("a", "big", size=30_000_000), make("b", "big", size=1), make("c", "chatter", text="x" * 10_000_000)]
     results = run_items(items, workers=2)

@@ -37,7 +37,12 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
             "--validation", type=float, metavar="SHARE", help="Share of the conversations kept for validation."
         ),
         click.option("--format", metavar="FORMAT", help="auto, messages, sharegpt, alpaca, prompt-completion or text."),
-        click.option("--limit", type=int, metavar="N", help="Only the first N rows of every source."),
+        click.option(
+            "--limit",
+            type=int,
+            metavar="N",
+            help="Only the first N rows of every source (of a folder or pattern, of all its files together).",
+        ),
         click.option("--max-length", type=int, metavar="N", help="Length of a pack in tokens."),
         click.option("--template", metavar="NAME|FILE", help="Chat template, instead of the tokenizer's own."),
         click.option(
@@ -54,7 +59,13 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
 @recipe_options
 @click.option("--out", required=True, type=FOLDER, help="Folder to write the prepared dataset to.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes; by default at most one per core.")
-@click.option("--encoder", default="auto", show_default=True, help="Who gives the ids: tokenizers or fastokens.")
+@click.option(
+    "--encoder",
+    default="auto",
+    metavar="NAME",
+    show_default=True,
+    help="Who gives the ids: auto, tokenizers or fastokens.",
+)
 @click.option("--fresh", is_flag=True, help="Begin anew instead of going on where an earlier run stopped.")
 @click.option("--strict", is_flag=True, help="Fail (exit code 1) when any source row is rejected.")
 @click.option("--keep-stage", is_flag=True, help="Keep the stage files of phase 1.")

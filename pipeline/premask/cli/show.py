@@ -10,7 +10,7 @@ from premask.cli.options import FOLDER
 @click.command(short_help="Show the tokens of prepared packs, trained and masked.")
 @click.argument("folder", metavar="DIR", type=FOLDER)
 @click.option("--split", default="train", show_default=True, help="Split to look into.")
-@click.option("--pack", type=click.IntRange(min=0), metavar="N", help="Show pack N.")
+@click.option("--pack", type=click.IntRange(min=0), metavar="N", help="Show pack N; by default the first.")
 @click.option("--source-row", type=click.IntRange(min=0), metavar="N", help="Show what became of source row N.")
 @click.option("--tokenizer", metavar="DIR|ORG/NAME", help="Where the dataset's tokenizer is now, if it has moved.")
 @click.option("--no-color", is_flag=True, help="Brackets instead of colours; also when NO_COLOR is set.")

@@ -94,6 +94,14 @@ def parts_of(tokenizer: Any, instruction_part: str | None, response_part: str | 
     return None if None in left else (str(left[0]), str(left[1]))
 
 
+def find_markers(tokenizer: Any, instruction_part: str | None = None, response_part: str | None = None) -> SpeltMarkers:
+    """The markers of a tokenizer's chat template, or given parts, for `mask_responses`.
+
+    Raises UsageError where only one part is given, and where there is no template in which markers can be found.
+    """
+    return sampled_markers(known_from_object(tokenizer), parts_of(tokenizer, instruction_part, response_part))[0]
+
+
 def sampled_markers(known: KnownTokenizer, parts: Parts | None) -> tuple[SpeltMarkers, Sought]:
     """The markers for `mask="sampled"`: as bytes to search for, and as texts.
 

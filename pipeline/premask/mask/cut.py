@@ -8,10 +8,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from premask.dtypes import Examples, Int32Array, Int64Array, offsets_of, slices, take
 from premask.mask.pieces import turns_of
 from premask.read import Conversation
+
+
+def digests_of(conversations: Sequence[Conversation], rows: Int64Array) -> NDArray[np.uint8]:
+    """`[n, 16]` the hashes of the conversations `rows` `[n]`, each worked out once: a row may have many examples."""
+    once = {row: conversations[row].digest() for row in dict.fromkeys(rows.tolist())}
+    return np.frombuffer(b"".join(once[row] for row in rows.tolist()), np.uint8).reshape(-1, 16)
 
 
 def last_trained(examples: Examples) -> Int64Array:
@@ -68,6 +75,11 @@ def shortened(examples: Examples, lengths: Int64Array) -> Examples:
 
 def joined(parts: Sequence[Examples]) -> Examples:
     """At least one batch of examples behind each other, ordered by row and, within a row, by source turn."""
+    return in_order(parts)[0]
+
+
+def in_order(parts: Sequence[Examples]) -> tuple[Examples, Int64Array]:
+    """As `joined`; and the order `[S]` in which the spans of `parts`, one batch behind the other, come then."""
     lengths = np.concatenate([np.diff(part.offsets) for part in parts])
     sizes = np.concatenate([np.diff(part.span_offsets) for part in parts])
     offsets, span_offsets = offsets_of(lengths), offsets_of(sizes)
@@ -75,7 +87,7 @@ def joined(parts: Sequence[Examples]) -> Examples:
     source_turns = np.concatenate([part.source_turns for part in parts])
     order = np.lexsort((source_turns, rows))
     spans = _ranges(span_offsets[:-1][order], sizes[order])
-    return Examples(
+    examples = Examples(
         ids=slices(np.concatenate([part.ids for part in parts]), offsets[:-1][order], lengths[order]),
         offsets=offsets_of(lengths[order]),
         spans=np.concatenate([part.spans for part in parts])[spans],
@@ -86,6 +98,7 @@ def joined(parts: Sequence[Examples]) -> Examples:
         source_turns=source_turns[order],
         digests=np.concatenate([part.digests for part in parts])[order],
     )
+    return examples, spans
 
 
 def _ranges(starts: Int64Array, sizes: Int64Array) -> Int64Array:

@@ -9,6 +9,7 @@ import numpy as np
 from premask.dtypes import Examples, Float32Array, Int32Array, offsets_of, slices, take
 from premask.encode.encoder import Encoded
 from premask.mask.columns import Columns
+from premask.mask.cut import digests_of, in_order
 from premask.mask.separate import Separated
 from premask.mask.spans import ByteSpans, TokenSpans
 from premask.read import Conversation
@@ -41,6 +42,7 @@ def examples_of(
     """The rows with something to train, and the message behind every span; rows without are added to `failures`."""
     first = encoded.offsets[spans.rows]
     starts = np.maximum(tokens.starts, first + 1)  # nothing predicts an example's first token
+    starts[1:] = np.maximum(starts[1:], tokens.ends[:-1])  # with straddle=train neighbours may share a token
     filled = tokens.ends > starts
     per_row = np.bincount(spans.rows[filled], minlength=len(conversations))
     for row in np.flatnonzero(per_row == 0):
@@ -56,7 +58,6 @@ def examples_of(
     of_kept = np.isin(spans.rows, kept) & filled
     relative = np.stack([starts - first, tokens.ends - first], axis=1)[of_kept].astype(np.int32)
     lengths = np.diff(encoded.offsets)[kept]
-    digests = b"".join(conversations[row].digest() for row in kept)
     examples = Examples(
         ids=slices(encoded.ids, encoded.offsets[kept], lengths),
         offsets=offsets_of(lengths),
@@ -66,7 +67,7 @@ def examples_of(
         rows=kept,
         turns=columns.turn_counts[kept],
         source_turns=np.full(len(kept), -1, np.int32),
-        digests=np.frombuffer(digests, np.uint8).reshape(len(kept), 16),
+        digests=digests_of(conversations, kept),
     )
     return examples, spans.messages[of_kept]
 
@@ -85,13 +86,12 @@ def regrouped(masked: Masked, parts: Sequence[Separated], conversations: Sequenc
         )
     rows = np.array([part.row for part in parts], np.int64)[masked.examples.rows]
     turns = np.array([part.turn for part in parts], np.int32)[masked.examples.rows]
-    digests = b"".join(conversations[row].digest() for row in rows)
     examples = replace(
         masked.examples,
         rows=rows,
         turns=np.ones(len(rows), np.int32),
         source_turns=turns,
-        digests=np.frombuffer(digests, np.uint8).reshape(len(rows), 16),
+        digests=digests_of(conversations, rows),
     )
     kept = ~np.isin(rows, list(failures))
     messages = masked.messages[np.repeat(kept, np.diff(examples.span_offsets))]
@@ -104,27 +104,6 @@ def merged(parts: Sequence[tuple[Sequence[int], Masked]]) -> Masked:
     examples = [replace(m.examples, rows=r) for r, (_, m) in zip(rows, parts, strict=True)]
     failures = {places[row]: failure for places, masked in parts for row, failure in masked.failures.items()}
     counts = sum((masked.counts for _, masked in parts), Counter[str]())
-    together, spans = _in_order(examples)
+    together, spans = in_order(examples)
     messages = np.concatenate([masked.messages for _, masked in parts])[spans]
     return Masked(together, messages, dict(sorted(failures.items())), counts)
-
-
-def _in_order(parts: Sequence[Examples]) -> tuple[Examples, Int32Array]:
-    """All examples of `parts`, by their rows; and the order `[S]` in which their spans come then."""
-    lengths = np.concatenate([np.diff(p.offsets) for p in parts])
-    sizes = np.concatenate([np.diff(p.span_offsets) for p in parts])
-    rows = np.concatenate([p.rows for p in parts])
-    order = np.argsort(rows, kind="stable")
-    spans = slices(np.arange(sizes.sum(), dtype=np.int32), offsets_of(sizes)[:-1][order], sizes[order])
-    examples = Examples(
-        ids=slices(np.concatenate([p.ids for p in parts]), offsets_of(lengths)[:-1][order], lengths[order]),
-        offsets=offsets_of(lengths[order]),
-        spans=np.concatenate([p.spans for p in parts])[spans],
-        span_offsets=offsets_of(sizes[order]),
-        span_weights=np.concatenate([p.span_weights for p in parts])[spans],
-        rows=rows[order],
-        turns=np.concatenate([p.turns for p in parts])[order],
-        source_turns=np.concatenate([p.source_turns for p in parts])[order],
-        digests=np.concatenate([p.digests for p in parts])[order],
-    )
-    return examples, spans

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from premask.dtypes import BoolArray, Examples, Int64Array, take
-from premask.mask.cut import joined, last_trained, shortened, truncated
+from premask.mask.cut import digests_of, joined, last_trained, shortened, truncated
 from premask.mask.limits import Limits, Mask, MaskedTurns
 from premask.mask.pieces import exchanges, stated, turns_of, within_reach
 from premask.mask.split import Splitter
@@ -134,8 +134,7 @@ class _Batch:
 
     def _as_one(self, examples: Examples) -> Examples:
         """Pieces with the hash of their whole conversation."""
-        digests = b"".join(self.conversations[row].digest() for row in examples.rows)
-        return replace(examples, digests=np.frombuffer(digests, np.uint8).reshape(-1, 16))
+        return replace(examples, digests=digests_of(self.conversations, examples.rows))
 
     def _refuse(self, rows: Int64Array, lengths: Int64Array, fitting: Examples) -> None:
         """Reject the rows of which nothing is left; `lengths` `[n]` are those of the examples of `rows` `[n]`."""

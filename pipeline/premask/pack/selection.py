@@ -45,10 +45,6 @@ class Selection:
     times: NDArray[np.uint16]
     """`[N]` how often the example is used in training (in every stage that it belongs to); 0 if it is not."""
 
-    def reason(self, example: int) -> str:
-        """Why an example is not used."""
-        return LOST[self.fate[example] - 2]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:

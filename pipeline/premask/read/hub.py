@@ -36,7 +36,7 @@ def hub_files(argument: str) -> list[Path]:
     try:
         datasets = importlib.import_module("datasets")
     except ImportError:
-        remedy = "check the path; for a dataset of the Hub, pip install datasets"
+        remedy = "check the path; for a dataset of the Hub, pip install 'datasets>=2.16'"
         raise UsageError(f"{argument}: expected a file or a dataset of the Hub, found no such file; {remedy}") from None
     if tuple(map(int, datasets.__version__.split(".")[:2])) < _NO_SCRIPTS:
         found = f"{datasets.__version__}, which runs code that comes with a dataset"

@@ -45,7 +45,7 @@ class InternalError(PremaskError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkItem:
-    """One call to make: `function(**arguments)`, which writes `outputs` and returns a small result that pickles."""
+    """One call to make: `function(**arguments)`, which may write files and returns a small result that pickles."""
 
     name: str
     """What people read in errors and progress; unique within a run."""
@@ -56,9 +56,6 @@ class WorkItem:
     arguments: dict[str, Any]
     """Keyword arguments, JSON values only."""
 
-    outputs: tuple[str, ...] = ()
-    """Files that the call writes, relative to the output folder."""
-
     @property
     def reference(self) -> str:
         """The function as `module:qualname`."""
@@ -68,7 +65,7 @@ class WorkItem:
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON of the whole description."""
-        description = [self.name, self.reference, self.arguments, list(self.outputs)]
+        description = [self.name, self.reference, self.arguments]
         text = json.dumps(description, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

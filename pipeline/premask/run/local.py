@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -41,14 +41,12 @@ def run_items(
     *,
     workers: int,
     on_done: OnDone | None = None,
-    finished: Mapping[str, Any] | None = None,
     inherited: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Perform every item; results by item name, in the order of `items`.
 
-    `finished` holds results known already, by name: those items are not run. `on_done(item, result)` is called here in
-    the driver, as each of the others completes, in any order. With one worker, or one item to run, no process starts.
-    Workers keep the descriptors `inherited` open as long as they live.
+    `on_done(item, result)` is called here in the driver, as each of them completes, in any order. With one worker, or
+    one item, no process starts. Workers keep the descriptors `inherited` open as long as they live.
 
     Raises the `PremaskError` of the first item (in the order of `items`) that failed, once the items that were running
     have come to their end; `MachineError` for an item whose worker died `TRIES` times, or that took longer than
@@ -56,22 +54,21 @@ def run_items(
     """
     if workers < 1:
         raise UsageError(f"workers: expected at least 1, found {workers}")
-    results = dict(finished or {})
+    results: dict[str, Any] = {}
     if len({item.name for item in items}) < len(items):
         raise ValueError("two work items of one name")
-    todo = [item for item in items if item.name not in results]
 
     def note(item: WorkItem, result: Any) -> None:
         results[item.name] = result
         if on_done:
             on_done(item, result)
 
-    if workers == 1 or len(todo) <= 1:
-        for item in todo:
+    if workers == 1 or len(items) <= 1:
+        for item in items:
             note(item, item.perform())
     else:
-        with _Crew(min(workers, len(todo)), inherited) as crew:
-            crew.run(todo, note)
+        with _Crew(min(workers, len(items)), inherited) as crew:
+            crew.run(items, note)
     return {item.name: results[item.name] for item in items}
 
 

@@ -3,7 +3,6 @@
 A run leaves what it depends on in the work folder before it does anything, so the next one knows whether it may go on.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -64,11 +63,10 @@ def is_finished(folder: Path, description: Mapping[str, Any], fresh: bool) -> bo
     return True
 
 
-def claim(folder: Path, description: Mapping[str, Any], fresh: bool) -> str:
+def claim(folder: Path, description: Mapping[str, Any], fresh: bool) -> None:
     """Make `folder` this run's: empty it with `fresh`, or check that the unfinished run in it is the same.
 
-    Returns the run's identity, a SHA-256 of the description. UsageError where the unfinished run is another one, or
-    nobody can tell which one it is.
+    UsageError where the unfinished run is another one, or nobody can tell which one it is.
     """
     begun, clearing = folder / WORK / DESCRIPTION, folder / WORK / _CLEARING
     if fresh and not clearing.exists():
@@ -79,7 +77,6 @@ def claim(folder: Path, description: Mapping[str, Any], fresh: bool) -> str:
     elif (before := _description(begun)) is not None:
         _refuse_changes(folder, before, description, "holds an unfinished run that differs")
     write_sealed(begun, description)
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def _description(begun: Path) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ class Pack:
     """`[E]` global number of the source row behind every example."""
 
     source_turns: Int32Array | None
-    """`[E]` which turn of it, in a dataset of one example per turn."""
+    """`[E]` which of its turns comes first, -1 where all do; None where no row may become several examples."""
 
     loss_weights: Float32Array | None
     """`[T]` loss weight of every token, in a dataset that has weights."""

@@ -154,6 +154,15 @@ def test_a_source_that_changes_while_it_is_read(tmp_path: Path, change: str) -> 
         require_unchanged(inputs)
 
 
+def test_a_file_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    """A folder may hold one; the manifest, which is JSON, cannot name it."""
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "\udcff.jsonl").write_text(json.dumps(GOOD) + "\n")
+    recipe = Recipe(sources=[str(tmp_path / "odd")], tokenizer=str(TOKENIZER))
+    with pytest.raises(UsageError, match=r"udcff.jsonl': expected a file name in UTF-8, found other bytes; rename"):
+        inputs_of(recipe)
+
+
 def test_a_tokenizer_that_is_gone(tmp_path: Path) -> None:
     shutil.copytree(TOKENIZER, tmp_path / "tokenizer")
     prepare(tmp_path, [GOOD], tokenizer=str(tmp_path / "tokenizer"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from premask.errors import DataError
+from premask.errors import DataError, UsageError
 from premask.read import (
     Format,
     Partition,
@@ -51,10 +51,14 @@ class Sliced:
 def inputs_of(recipe: Recipe) -> list[Input]:
     """Every file that the recipe's sources stand for, looked at.
 
-    UsageError where a source cannot be had or fits no format, or several; DataError where it is empty or damaged.
+    UsageError where a source cannot be had, has a name that no JSON can hold, or fits no format, or several; DataError
+    where it is empty or damaged.
     """
-    entries = range(len(recipe.sources))
-    return [input_of(recipe, source) for source in open_sources([recipe.source(entry).path for entry in entries])]
+    sources = open_sources([recipe.source(entry).path for entry in range(len(recipe.sources))])
+    for source in sources:
+        if not source.name.isascii() and any("\ud800" <= c <= "\udfff" for c in source.name):
+            raise UsageError(f"{source.name!r}: expected a file name in UTF-8, found other bytes; rename the file")
+    return [input_of(recipe, source) for source in sources]
 
 
 def input_of(recipe: Recipe, source: Source) -> Input:

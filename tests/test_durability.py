@@ -647,6 +647,23 @@ def test_an_item_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         local.run_items(items, workers=2)
 
 
+def test_an_item_that_reads_a_whole_source_may_take_as_long_as_it_takes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(TESTS / "run")
+    monkeypatch.setattr(local, "ITEM_SECONDS", 0.2)
+    items = [
+        WorkItem(
+            name=name,
+            function="item_functions:slow",
+            arguments={"folder": str(tmp_path), "name": name, "seconds": 0.6},
+            bounded=False,
+        )
+        for name in ("one", "two")
+    ]
+    assert local.run_items(items, workers=2) == {"one": "one", "two": "two"}
+
+
 # --- hostile templates and tokenizers --------------------------------------------------------------------------------
 
 

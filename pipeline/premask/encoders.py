@@ -50,13 +50,18 @@ class Choice:
     """Why it is this one."""
 
 
+def require_known(asked: str) -> None:
+    """UsageError unless an encoder of that name may be asked for."""
+    if asked not in (AUTO, *BACKENDS):
+        raise UsageError(f"--encoder: expected {AUTO} or one of {', '.join(BACKENDS)}, found {asked!r}")
+
+
 def choose(asked: str, encoder: Encoder, size: int, sample: Callable[[], Sequence[str]]) -> Choice:
     """The encoder for sources of `size` bytes, of which `sample` gives some rendered texts.
 
     `asked` is one of `BACKENDS`, or `auto`. UsageError for a backend that is asked for by name, but not admitted.
     """
-    if asked not in (AUTO, *BACKENDS):
-        raise UsageError(f"--encoder: expected {AUTO} or one of {', '.join(BACKENDS)}, found {asked!r}")
+    require_known(asked)
     encoder.use(REFERENCE)
     if asked == REFERENCE:
         return Choice(REFERENCE, "asked for")

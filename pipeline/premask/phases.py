@@ -126,6 +126,7 @@ def slice_sources(run: Run) -> list[Sliced]:
                 "piece_bytes": run.sizes["partition_bytes"],
                 "identity": run.identity,
             },
+            bounded=False,
         )
         for n, each in enumerate(run.inputs)
         if not each.source.sliceable

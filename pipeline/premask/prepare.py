@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from premask.encode.files import load_tokenizer_files
-from premask.encoders import AUTO, choose, rendered_sample
+from premask.encoders import AUTO, choose, rendered_sample, require_known
 from premask.errors import DataError
 from premask.intake import Input, Sliced, identity_with, in_order, inputs_of, require_unchanged
 from premask.mask.lints import warnings
@@ -72,6 +72,7 @@ def prepare(
     """
     began, clock = time.time(), time.monotonic()  # a clock may be set while we run
     folder, progress = Path(out), progress or SilentProgress()
+    require_known(encoder)
     check_filters(recipe)
     inputs = inputs_of(recipe)
     files = load_tokenizer_files(recipe.tokenizer)
@@ -160,7 +161,12 @@ def _digests(inputs: Sequence[Input], workers: int, progress: Progress) -> list[
     """Size and SHA-256 of every source."""
     progress.phase("taking checksums", len(inputs), "source")
     items = [
-        WorkItem(name=f"checksum of source {n}", function=digest_source, arguments={"path": str(each.source.path)})
+        WorkItem(
+            name=f"checksum of source {n}",
+            function=digest_source,
+            arguments={"path": str(each.source.path)},
+            bounded=False,
+        )
         for n, each in enumerate(inputs)
     ]
     large = sum(each.source.size for each in inputs) > 2**30  # below, starting processes costs more than hashing

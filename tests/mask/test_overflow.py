@@ -377,6 +377,16 @@ def test_a_piece_that_cannot_be_masked_rejects_its_row():
     assert fitted.counts["turns_dropped"] == 4
 
 
+def test_a_piece_beyond_reach_is_halved_before_it_is_masked():
+    """The second exchange cannot be masked alone, so that its length is unknown; with its neighbours it is too much."""
+    messages = [{"role": role, "content": f"{n}x4"} for n, role in enumerate(("user", "assistant") * 4)]
+    for message in messages[2:4]:
+        message["content"] = "0" * 60 + message["content"]
+    toy = Toy(broken="0" * 60 + "2")
+    fitted = fit(toy, [Conversation(messages)], [0], limits(max_length=50, overflow="split", reach=130))
+    assert (len(fitted.examples), fitted.failures[0].reason) == (0, "template_error")
+
+
 @pytest.mark.parametrize("policy", ["drop", "truncate", "split"])
 def test_what_is_beyond_reach_is_never_encoded(policy):
     roles = ("user", "assistant", "user", "assistant", "user", "assistant", "user", "assistant")

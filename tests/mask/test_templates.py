@@ -5,7 +5,6 @@ rewrite what it wrote before (Qwen3 and gpt-oss rewrite the last turn once anoth
 brings its own template arguments; **sentinel** besides, wherever texts come through unchanged, and alone for `plain`.
 """
 
-
 import pytest
 
 from premask.read import Conversation

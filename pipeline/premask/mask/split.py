@@ -106,6 +106,8 @@ class Splitter:
 
     def _round(self, ranges: Sequence[_Range]) -> list[_Range]:
         """Mask the pieces of `ranges` and keep those that fit; returns the halves of those that do not."""
+        beyond = [each for each in ranges if each[2] - each[1] > 1 and self._piece(each) is None]
+        ranges = [each for each in ranges if each not in beyond]
         pieces = {each: piece for each in ranges if (piece := self._piece(each, whole=False)) is not None}
         tried = list(pieces)
         masked = self.mask(list(pieces.values()))
@@ -126,7 +128,7 @@ class Splitter:
             whose = [pieces[tried[place]] for place in examples.rows[alone]]
             left = truncated(take(trimmed, alone), masked.messages[spans], whose, self.limits.max_length)
             self._keep(tried, left)
-        halved = [tried[place] for place in examples.rows[long & several]]
+        halved = [*beyond, *(tried[place] for place in examples.rows[long & several])]
         return [half for n, a, b in halved for half in ((n, a, (a + b) // 2), (n, (a + b) // 2, b))]
 
     def _note(self, tried: Sequence[_Range], examples: Examples, trimmed: Examples) -> None:

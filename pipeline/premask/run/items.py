@@ -56,6 +56,10 @@ class WorkItem:
     arguments: dict[str, Any]
     """Keyword arguments, JSON values only."""
 
+    bounded: bool = True
+    """Whether how much there is to do is bounded: an item that takes too long hangs. Not so where a whole source is
+    read."""
+
     @property
     def reference(self) -> str:
         """The function as `module:qualname`."""

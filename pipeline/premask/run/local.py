@@ -9,6 +9,7 @@ Workers are fresh interpreters (a fork of a process that holds Arrow's or rayon'
 a killed worker held: only that one is tried again.
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -30,7 +31,7 @@ TRIES = 3
 """How often an item is begun before its workers' deaths are taken for its own fault."""
 
 ITEM_SECONDS = 3600.0
-"""How long an item may take, a thousand times what it should: whatever hangs is ended, and named."""
+"""How long a bounded item may take, a thousand times what it should: whatever hangs is ended, and named."""
 
 OnDone: TypeAlias = Callable[[WorkItem, Any], None]
 Ending: TypeAlias = Literal["done", "failed", "lost"]
@@ -93,7 +94,7 @@ class _Worker:
             theirs.close()
 
     def begin(self, item: WorkItem) -> None:
-        self.item, self.deadline = item, time.monotonic() + ITEM_SECONDS
+        self.item, self.deadline = item, time.monotonic() + ITEM_SECONDS if item.bounded else math.inf
         with suppress(ConnectionError):  # it has died: `end` reads so from the socket in a moment
             self.connection.send(replace(item, function=item.reference))
 
@@ -197,8 +198,8 @@ class _Crew:
     def _collect(self) -> Iterator[tuple[WorkItem, Ending, Any]]:
         """Wait until an item has ended; every one that has, or whose time is over."""
         busy = self.busy
-        patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
-        ended = wait(list(busy), max(0.0, patience))
+        deadline = min(worker.deadline for worker in busy.values())
+        ended = wait(list(busy), None if math.isinf(deadline) else max(0.0, deadline - time.monotonic()))
         if not ended:
             yield from self._end_hanging()
         for connection in ended:

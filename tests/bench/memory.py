@@ -94,6 +94,11 @@ def processes(root: int) -> Iterator[int]:
             yield from processes(int(child))
 
 
+def program_of(process: int) -> bytes:
+    """The program that a process runs, with its arguments."""
+    return Path(f"/proc/{process}/cmdline").read_bytes()
+
+
 def held(process: int) -> Peak:
     """What a process has held at the most, and what it holds of its own, in bytes; zeros where it is gone."""
     try:
@@ -110,6 +115,8 @@ def watch(driver: subprocess.Popen[bytes]) -> dict[int, Peak]:
     while driver.poll() is None:
         try:
             for process in processes(driver.pid):
+                if process != driver.pid and program_of(process) == program_of(driver.pid):
+                    continue  # a worker to be: until it loads its own program, its memory is the driver's
                 now, before = held(process), peaks.get(process, Peak(0, 0))
                 peaks[process] = Peak(max(now.peak, before.peak), max(now.own, before.own))
         except (FileNotFoundError, ProcessLookupError):

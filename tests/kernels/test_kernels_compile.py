@@ -11,8 +11,9 @@ import pytest
 
 pytest.importorskip("triton", reason="the kernels are compiled by triton: pip install triton")
 
-STACK = 64
-"""Bytes a thread may spill: some with every option at once or a vocabulary off the grid of 16, else none."""
+STACK = 512
+"""Bytes a thread may spill where the vocabulary is off the grid of 16, so that its last tile is cut within a vector;
+elsewhere none."""
 
 SHARED = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
 """Bytes of shared memory that one program can have."""
@@ -36,7 +37,7 @@ def check(found: list[dict[str, Any]], architecture: int) -> None:
         if one["kernel"] == "rows":
             assert one["asynchronous"], one
             assert one["tanh"] == (one["softcap"] and one["dtype"] == "bf16"), one
-            if not (one["bias"] or one["smoothing"] or one["statistics"] or one["vocabulary"] % 16):
+            if not one["vocabulary"] % 16:
                 assert one["stack"] == 0, one
 
 

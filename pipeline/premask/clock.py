@@ -7,7 +7,7 @@ Always on: a stage costs a microsecond and is entered once a batch.
 """
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import ClassVar, TypeVar
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class _Clock:
-    spent: ClassVar[Counter[str]] = Counter()
+    spent: ClassVar[defaultdict[str, float]] = defaultdict(float)
     inner = 0.0
     """Seconds of the stages within the one that runs."""
 
@@ -30,7 +30,7 @@ def stage(name: str) -> Iterator[None]:
         yield
     finally:
         seconds = time.perf_counter() - began
-        _Clock.spent[name] += seconds - _Clock.inner  # type: ignore[assignment]
+        _Clock.spent[name] += seconds - _Clock.inner
         _Clock.inner = outer + seconds
 
 
@@ -49,6 +49,6 @@ def timed(name: str, items: Iterable[T]) -> Iterator[T]:
 @contextmanager
 def spent() -> Iterator[dict[str, float]]:
     """A mapping that holds the seconds of every stage of the block, once it has ended."""
-    before, found = Counter(_Clock.spent), dict[str, float]()
+    before, found = _Clock.spent.copy(), dict[str, float]()
     yield found
     found.update({name: seconds - before[name] for name, seconds in _Clock.spent.items() if seconds > before[name]})

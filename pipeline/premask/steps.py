@@ -7,7 +7,7 @@ changes nothing. A step returns `{"written": [[path, size, sha256], ...], "resul
 import gc
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -97,12 +97,36 @@ def mask_partition(
     the rows of this source (`Recipe.masking`), `encoder` names who gives the ids (`encode.backends`). Raises
     `BackendDiffers` where that one is found not to give the reference's.
     """
+    part = Partition(**{**partition, "path": place_of(partition["path"])})
     with spent() as seconds, _collecting_seldom():
-        step = _mask_partition(
-            partition, format, shape, limit, rows, recipe, tokenizer, templating, stage, rejects, encoder
+        masking = _Masking(
+            masker=masker_for(orjson.dumps(recipe).decode(), tokenizer, orjson.dumps(templating).decode()),
+            recipe=Recipe(**recipe),
+            format=format,
+            shape=Shape(**shape),
         )
-    step["result"]["seconds"] = seconds
-    return step
+        own = masking.masker.encoder
+        with clocked("set-up"):
+            own.use(encoder)
+        audited = own.audited
+        lines: Iterator[Row] = islice(read_partition(part, columns_of(masking.shape), masking.counts), limit)
+        if rows is not None:
+            chosen_rows = set(rows)
+            lines = (line for number, line in enumerate(lines) if number in chosen_rows)
+        with clocked("write"):
+            written = [write_stage(Path(stage), masking.batches(part, lines))]
+        written.append(_write_rejects(Path(rejects), masking.rejected))
+    reasons = Counter(why.reason for why in masking.rejected.values())
+    counted = {"counts": dict(masking.counts), "rejected": dict(reasons), "audited": own.audited - audited}
+    return {"written": _entries(written), "result": {**counted, "seconds": seconds}}
+
+
+def _write_rejects(path: Path, rejected: Mapping[int, Rejected]) -> Written:
+    """The rejected rows of a partition, by number."""
+    with atomic_write(path, durable=False) as file:
+        for row, why in sorted(rejected.items()):
+            file.write(orjson.dumps({"row": row, "reason": why.reason, "detail": why.detail}) + b"\n")
+    return file.written(path)
 
 
 @contextmanager
@@ -114,53 +138,6 @@ def _collecting_seldom() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _mask_partition(
-    partition: dict[str, Any],
-    format: Format,
-    shape: dict[str, Any],
-    limit: int | None,
-    rows: Sequence[int] | None,
-    recipe: dict[str, Any],
-    tokenizer: str,
-    templating: dict[str, Any],
-    stage: str,
-    rejects: str,
-    encoder: str,
-) -> Step:
-    part = Partition(**{**partition, "path": place_of(partition["path"])})
-    masking = _Masking(
-        masker=masker_for(orjson.dumps(recipe).decode(), tokenizer, orjson.dumps(templating).decode()),
-        recipe=Recipe(**recipe),
-        format=format,
-        shape=Shape(**shape),
-    )
-    own = masking.masker.encoder
-    with clocked("set-up"):
-        own.use(encoder)
-    audited = own.audited
-    lines: Iterator[Row] = islice(read_partition(part, columns_of(masking.shape), masking.counts), limit)
-    if rows is not None:
-        chosen_rows = set(rows)
-        lines = (line for number, line in enumerate(lines) if number in chosen_rows)
-
-    def batches() -> Iterator[Examples]:
-        for first, batch in timed("read", _batched(lines)):
-            try:
-                yield masking.examples(first, batch)
-            except DataError as error:
-                raise DataError(f"{part.where(batch[0])}, or one of {len(batch)} rows from there on: {error}") from None
-
-    with clocked("write"):
-        written = [write_stage(Path(stage), batches())]
-    with atomic_write(Path(rejects), durable=False) as file:
-        for row, why in sorted(masking.rejected.items()):
-            file.write(orjson.dumps({"row": row, "reason": why.reason, "detail": why.detail}) + b"\n")
-    written.append(file.written(Path(rejects)))
-    reasons = Counter(why.reason for why in masking.rejected.values())
-    result = {"counts": dict(masking.counts), "rejected": dict(reasons), "audited": own.audited - audited}
-    return {"written": _entries(written), "result": result}
 
 
 def build_shard(
@@ -212,6 +189,14 @@ class _Masking:
     rejected: dict[int, Rejected] = field(default_factory=dict)
     """Why rows are rejected, by their number in the partition."""
     counts: Counter[str] = field(default_factory=Counter)
+
+    def batches(self, part: Partition, lines: Iterator[Row]) -> Iterator[Examples]:
+        """The examples of all rows, batch by batch. DataError with the place of the batch that cannot be masked."""
+        for first, batch in timed("read", _batched(lines)):
+            try:
+                yield self.examples(first, batch)
+            except DataError as error:
+                raise DataError(f"{part.where(batch[0])}, or one of {len(batch)} rows from there on: {error}") from None
 
     def examples(self, first: int, batch: Sequence[Row]) -> Examples:
         """One batch of rows, the first of which has the number `first`; notes every row that is rejected, and why."""

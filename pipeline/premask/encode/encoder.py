@@ -79,7 +79,7 @@ class Encoder:
         self._tokenizer = _loaded(self.raw)
         declared = self.spec.get("added_tokens") or []
         # The ids that the tokenizer gives, which are not always those that its file names.
-        ids: dict[str, int] = {t["content"]: self._tokenizer.token_to_id(t["content"]) for t in declared}  # type: ignore[misc]
+        ids = {t["content"]: i for t in declared if (i := self.id_of(t["content"])) is not None}
         self.added = [AddedToken(ids[t["content"]], t["content"], t["special"]) for t in declared]
         self._keeps_ascii = keeps_ascii(self.spec)
         self.byte_level, self.lossless = is_byte_level(self.spec), is_lossless(self.spec)

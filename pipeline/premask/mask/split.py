@@ -106,9 +106,14 @@ class Splitter:
 
     def _round(self, ranges: Sequence[_Range]) -> list[_Range]:
         """Mask the pieces of `ranges` and keep those that fit; returns the halves of those that do not."""
-        beyond = [each for each in ranges if each[2] - each[1] > 1 and self._piece(each) is None]
-        ranges = [each for each in ranges if each not in beyond]
-        pieces = {each: piece for each in ranges if (piece := self._piece(each, whole=False)) is not None}
+        beyond: list[_Range] = []
+        pieces: dict[_Range, Conversation] = {}
+        for each in ranges:
+            piece = self._piece(each)
+            if piece is None and each[2] - each[1] > 1:
+                beyond.append(each)
+            elif piece := piece or self._piece(each, whole=False):
+                pieces[each] = piece
         tried = list(pieces)
         masked = self.mask(list(pieces.values()))
         for place, failure in masked.failures.items():

@@ -167,16 +167,6 @@ class _Analysis:
             i += 1
         return i, end, prompt[: len(prompt) - len(rest)]
 
-    def _shared(self, literal: str, prompt: str) -> int:
-        """The length of the longest common beginning that cuts no control token or tag of either."""
-        shorter = min(len(literal), len(prompt))
-        shared = next((i for i in range(shorter) if literal[i] != prompt[i]), shorter)
-        for text in (literal, prompt):
-            for at, token in self.vocabulary.find_all(text):
-                if at < shared < at + len(token):
-                    shared = at
-        return shared
-
     def _stop(self, after: int, end: int) -> tuple[int, int, int]:
         """How the turn closes, given its literals from piece `after` on.
 

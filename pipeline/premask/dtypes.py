@@ -13,6 +13,7 @@ IGNORE_INDEX = -100
 Int32Array: TypeAlias = NDArray[np.int32]
 Int64Array: TypeAlias = NDArray[np.int64]
 Float32Array: TypeAlias = NDArray[np.float32]
+Float64Array: TypeAlias = NDArray[np.float64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 
 
@@ -97,6 +98,12 @@ def slices(values: Int32Array, starts: Int64Array, lengths: Int64Array) -> Int32
         return values[starts[0] : starts[-1] + lengths[-1]]
     parts: Sequence[Int32Array] = [values[a : a + n] for a, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
     return np.concatenate([values[:0], *parts])
+
+
+def ranges(starts: Int64Array, sizes: Int64Array) -> Int64Array:
+    """The numbers of the ranges `[starts, starts + sizes)`, both `[N]`, one range behind the other."""
+    offsets = offsets_of(sizes)
+    return np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], sizes)
 
 
 def offsets_of(lengths: Int64Array) -> Int64Array:

@@ -113,7 +113,8 @@ def test_ids_and_positions_are_the_tokenizers(pairs, name):
             a, b = encoded.offsets[n], encoded.offsets[n + 1]
             ids, ranges = naive(tokenizer, text, swallowing)
             assert encoded.ids[a:b].tolist() == ids
-            found = list(zip(encoded.starts[a:b].tolist(), encoded.ends[a:b].tolist(), strict=True))
+            found = list(zip(*(places.tolist() for places in encoded.places(n)), strict=True))
+            assert encoded.bases[n + 1] - encoded.bases[n] == len(text.encode()) + 1
             if encoder.byte_level:
                 assert_bytes(encoder, text, ids, ranges, found)
             else:
@@ -138,7 +139,7 @@ def test_positions_by_given_ids_are_the_same(pairs, kind):
     texts = ["", "The water is 20 °C.", "<s>e\u0301 한국어 <|end|>\n🙂   <think>", "Ｆ\u00a0x"]
     encoded = encoder.encode(texts)
     again = encoder.locate(texts, encoded.ids, encoded.offsets)
-    for name in ("ids", "offsets", "starts", "ends"):
+    for name in ("ids", "offsets", "bases", "starts", "ends"):
         assert np.array_equal(getattr(encoded, name), getattr(again, name))
     assert again.by_offsets == encoded.by_offsets
 

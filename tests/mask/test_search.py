@@ -24,18 +24,16 @@ byte_pieces = st.lists(st.sampled_from(["## R:\n", "</s>", "## I:\n", "## ", "R:
 
 def lay_out(texts: list[list[str]], tokens: dict[int, str]) -> Haystack:
     """A batch in which the texts of `tokens` are ids of their own and every other character is an id each."""
-    ids, starts, lengths = [], [], []
+    ids, starts, base = [], [], 0
     for parts in texts:
-        text, at, count = "".join(parts), 0, 0
+        text, at = "".join(parts), 0
         while at < len(text):
             found = next((i for i, t in tokens.items() if text.startswith(t, at)), None)
             ids.append(found or 100)
-            starts.append(len(text[:at].encode()))
+            starts.append(base + len(text[:at].encode()))
             at += len(tokens[found]) if found else 1
-            count += 1
-        lengths.append(count)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return haystack(["".join(p) for p in texts], np.array(ids, np.int32), offsets, np.array(starts, np.int32))
+        base += len(text.encode()) + 1
+    return haystack(["".join(p) for p in texts], np.array(ids, np.int32), np.array(starts, np.int32))
 
 
 def naive(text: bytes, markers: Markers) -> list[tuple[int, int]]:

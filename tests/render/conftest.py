@@ -2,6 +2,7 @@
 
 import datetime
 
+import numpy as np
 import pytest
 
 from premask.read import Conversation
@@ -43,17 +44,16 @@ class Oracle:
                     refused[row] = failure.detail
                 elif " at 0x" not in text:  # an address, which no two renderings have in common
                     assert rendered.texts[row] == text, conversation
-            self._check_groups(rendered)
+            self._check_borders(rendered)
             self.replayed += len(batch) - len(rendered.failures) - (self.program.leaves - before)
         return refused
 
     @staticmethod
-    def _check_groups(rendered):
-        rows = [int(row) for group in rendered.groups for row in group.rows]
-        assert sorted(rows + list(rendered.failures)) == list(range(len(rendered.texts)))
-        for group in rendered.groups:
-            sizes = [len(rendered.texts[row].encode()) for row in group.rows]
-            assert group.lengths.sum(axis=1).tolist() == sizes
+    def _check_borders(rendered):
+        assert {row for row, path in enumerate(rendered.which) if path < 0} == set(rendered.failures)
+        assert len(rendered.first) == len(rendered.texts) + 1 and rendered.first[-1] == len(rendered.borders) - 1
+        sizes = [len(text.encode()) + 1 for text in rendered.texts]
+        assert np.diff(rendered.borders[rendered.first]).tolist() == sizes
 
 
 @pytest.fixture(scope="session")

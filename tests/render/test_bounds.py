@@ -246,7 +246,7 @@ def test_a_large_row_that_can_be_paid_for_is_rendered_as_ever() -> None:
     rendered = taught.render(rows)
     assert rendered.failures == {} and rendered.texts[0] == "--a--b--"
     assert rendered.texts[1] == "--a--b" * 300_000 + "--"
-    assert [group.rows.tolist() for group in rendered.groups] == [[0, 2], [1]]
+    assert rendered.which.tolist() == [0, 1, 0]
 
 
 def test_a_template_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,9 +145,9 @@ def test_nothing_to_compute():
 def test_a_fill_is_its_pieces_joined(pieces, fields):
     derived = [p if isinstance(p, str) else ("call", "strip", ("field", p)) for p in pieces]
     expected = [p if isinstance(p, str) else fields[p].strip() for p in pieces]
-    text, values = compile_fill(derived)(fields)
+    text, sizes = compile_fill(derived)(fields)
     assert text == "".join(expected)
-    assert values == tuple(e for p, e in zip(pieces, expected, strict=True) if not isinstance(p, str))
+    assert sizes == tuple(len(e.encode()) for p, e in zip(pieces, expected, strict=True) if not isinstance(p, str))
 
 
 def test_a_fill_stops_before_it_joins_too_much():

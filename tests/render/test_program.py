@@ -1,4 +1,5 @@
 import datetime
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -19,11 +20,19 @@ def make(source, analyse=pieces, **variables):
     return Program(source, variables, DATE, analyse)
 
 
-def test_conversations_of_one_path_are_one_group(chat):
+def lengths(rendered):
+    """The bytes of every piece of every row; what keeps texts apart is left out."""
+    sizes = np.diff(rendered.borders).tolist()
+    rows = [sizes[a:b] for a, b in pairwise(rendered.first.tolist())]
+    assert [row[-1] for row in rows] == [1] * len(rows)
+    return [row[:-1] for row in rows]
+
+
+def test_conversations_of_one_path_share_what_is_known_of_it(chat):
     rendered = make(LINES).render([chat("a ", "b"), chat("x", "y"), chat("ab", "é"), chat("x")])
     assert rendered.texts == ["A:a\nb\n", "x\ny\n", "A:ab\né\n", "x\n"]
-    assert [group.rows.tolist() for group in rendered.groups] == [[0, 2], [1], [3]]
-    assert rendered.groups[0].lengths.tolist() == [[2, 1, 1, 1, 1], [2, 2, 1, 2, 1]]
+    assert rendered.which.tolist() == [0, 1, 0, 2]
+    assert lengths(rendered) == [[2, 1, 1, 1, 1], [1, 1, 1, 1], [2, 2, 1, 2, 1], [1, 1]]
     assert rendered.failures == {}
 
 
@@ -31,7 +40,7 @@ def test_nothing_to_render(chat):
     program = make("")
     assert program.render([]).texts == []
     rendered = program.render([chat("a", "b"), chat("a", "c")])
-    assert rendered.texts == ["", ""] and rendered.groups[0].lengths.shape == (2, 0)
+    assert rendered.texts == ["", ""] and lengths(rendered) == [[], []]
 
 
 def test_a_failing_row_leaves_its_neighbours_alone(chat):
@@ -39,6 +48,7 @@ def test_a_failing_row_leaves_its_neighbours_alone(chat):
     for _ in range(2):
         rendered = program.render([chat("b"), chat("a"), chat("c")])
         assert rendered.texts == ["x", "", "x"]
+        assert rendered.which.tolist() == [0, -1, 0] and lengths(rendered) == [[1], [], [1]]
         assert (rendered.failures[1].reason, rendered.failures[1].detail) == ("template_error", "no a")
     failure = make("{{ messages[0].content + 1 }}").render([chat("b")]).failures[0]
     assert failure.reason == "template_error" and failure.detail.startswith("TypeError: ")
@@ -78,8 +88,8 @@ def test_what_an_analysis_asks_is_part_of_the_path(chat):
     rendered = program.render(rows)
     assert rendered.texts == [row.messages[0]["content"] for row in rows]
     assert asked == [True, False, False]
-    assert [group.analysis for group in rendered.groups] == [True, True, False]
-    assert rendered.groups[0].lengths.tolist() == [[8, 8, 1], [8, 8, 2]]
+    assert rendered.paths == [True, True, False] and rendered.which.tolist() == [0, 0, 1, 2]
+    assert lengths(rendered) == [[8, 8, 1], [8, 8, 2], [1, 0, 0], [1, 0, 0]]
 
 
 def test_memory_is_bounded_and_the_text_is_not(chat, monkeypatch, oracle):
@@ -94,7 +104,7 @@ def test_a_wrong_replay_stops_the_run(chat, monkeypatch):
     program = make("{{ messages[0].content }}")
     program.render([chat("a")])
     (node,) = program.trees.values()
-    node.leaf = module.Leaf(lambda fields: ("wrong", ()), np.array([5], np.int32), 0)
+    node.leaf = module.Leaf(lambda fields: ("wrong", ()), np.array([5, 1]), 0)
     program.render([chat("b"), chat("c")])
     with pytest.raises(AssertionError, match="bug in premask"):
         program.render([chat("d")])

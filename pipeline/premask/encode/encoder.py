@@ -1,9 +1,10 @@
 """Text to ids: the reference encoder, and where every token lies in its text.
 
-Positions are counted in UTF-8 bytes. For tokenizers that are lossless by their components (byte-level BPE, no
-normalizer, no prefix) the bytes of the ids are the bytes of the text, so the positions are the running sum of a table
-of lengths, and the sums must meet the text's length. For byte-level tokenizers with a normalizer every row's bytes are
-compared; a row that differs, and every row of any other tokenizer, takes the offsets that `tokenizers` reports.
+Positions are counted in UTF-8 bytes, over a whole batch: its texts lie one byte apart. For tokenizers that are lossless
+by their components (byte-level BPE, no normalizer, no prefix) the bytes of the ids are the bytes of the text, so the
+positions are the running sum of a table of lengths, and the sums must meet the text's length. For byte-level tokenizers
+with a normalizer every row's bytes are compared; a row that differs, and every row of any other tokenizer, takes the
+offsets that `tokenizers` reports.
 
 A token may swallow the white space beside it (`lstrip`, `rstrip`: Phi-3's control tokens do). It covers its own text
 only; what it swallowed belongs to no token.
@@ -15,7 +16,7 @@ again, and the lengths of every row are checked as ever; the first difference ra
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
@@ -43,6 +44,10 @@ MAX_VOCABULARY = 2**24
 """Tables have an entry for every id up to the largest; the largest known vocabularies are a sixtieth of this."""
 
 
+Positions: TypeAlias = NDArray[np.signedinteger[Any]]
+"""Bytes of a batch."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """N texts as T tokens, flat."""
@@ -51,12 +56,19 @@ class Encoded:
     """`[T]` token ids."""
     offsets: Int64Array
     """`[N + 1]` first token of every text."""
-    starts: Int32Array
-    """`[T]` first byte of every token in its text."""
-    ends: Int32Array
-    """`[T]` byte behind every token in its text."""
+    bases: Int64Array
+    """`[N + 1]` where every text begins in the batch, the texts laid out one byte apart; and where one more would."""
+    starts: Positions
+    """`[T]` first byte of every token, counted from the start of the batch."""
+    ends: Positions
+    """`[T]` byte behind every token, likewise."""
     by_offsets: int
     """Texts whose positions come from the tokenizer's offsets."""
+
+    def places(self, row: int) -> tuple[Int64Array, Int64Array]:
+        """`[t]` first byte and byte behind of every token of one text, counted from the start of that text."""
+        tokens = slice(self.offsets[row], self.offsets[row + 1])
+        return self.starts[tokens] - self.bases[row], self.ends[tokens] - self.bases[row]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,35 +198,43 @@ class Encoder:
                 lengths[n] = len(parts[-1])
                 if not self.byte_level:
                     places.append(self._to_bytes(texts[n], encoding))
-        ids = np.concatenate([np.zeros(0, np.int32), *parts])
+        ids, offsets = np.concatenate([np.zeros(0, np.int32), *parts]), offsets_of(lengths)
         if self.byte_level:
-            return self.locate(texts, ids, offsets_of(lengths))
-        starts, ends = np.concatenate([np.zeros((0, 2), np.int32), *places]).T
-        return Encoded(ids, offsets_of(lengths), starts, ends, len(texts))
+            return self.locate(texts, ids, offsets)
+        bases = offsets_of(_sizes(texts)[0] + 1)
+        starts, ends = np.concatenate([np.zeros((0, 2), np.int64), *places]).T + np.repeat(bases[:-1], lengths)
+        return Encoded(ids, offsets, bases, starts, ends, len(texts))
 
     def locate(self, texts: Sequence[str], ids: Int32Array, offsets: Int64Array) -> Encoded:
         """Where the tokens `ids` lie in `texts`."""
+        sizes, plain = _sizes(texts)
+        bases = offsets_of(sizes + 1)
         if not self.byte_level:
-            starts, ends = np.zeros(len(ids), np.int32), np.zeros(len(ids), np.int32)
+            starts, ends = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
             differing = np.ones(len(texts), bool)
         else:
-            starts, ends = _running(self.byte_lengths[ids], offsets)
-            differing = self._differing(texts, ids, offsets, ends)
+            starts, ends, spelt = _running(self.byte_lengths, ids, offsets, bases)
+            differing = self._differing(texts, ids, offsets, (sizes, plain, spelt))
         for row in np.flatnonzero(differing):
             a, b = offsets[row], offsets[row + 1]
             encoding = self._tokenizer.encode(texts[row], add_special_tokens=False)
             if encoding.ids != ids[a:b].tolist():
                 raise self._differs()
-            starts[a:b], ends[a:b] = self._to_bytes(texts[row], encoding).T
-        return Encoded(ids, offsets, starts, ends, int(differing.sum()))
+            starts[a:b], ends[a:b] = self._to_bytes(texts[row], encoding).T + bases[row]
+        return Encoded(ids, offsets, bases, starts, ends, int(differing.sum()))
 
-    def _differing(self, texts: Sequence[str], ids: Int32Array, offsets: Int64Array, ends: Int32Array) -> BoolArray:
-        """`[N]` which rows have ids that do not spell their text, byte for byte."""
-        plain = np.fromiter(map(str.isascii, texts), bool, len(texts))
-        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-        for row in np.flatnonzero(~plain):
-            sizes[row] = len(texts[row].encode())
-        spelt = np.where(np.diff(offsets) > 0, np.append(ends, 0)[offsets[1:] - 1], 0)
+    def _differing(
+        self,
+        texts: Sequence[str],
+        ids: Int32Array,
+        offsets: Int64Array,
+        measured: tuple[Int64Array, BoolArray, Int64Array],
+    ) -> BoolArray:
+        """`[N]` which rows have ids that do not spell their text, byte for byte.
+
+        `measured` are the texts' bytes, which of them are ASCII, and the bytes of their ids.
+        """
+        sizes, plain, spelt = measured
         differing: BoolArray = spelt != sizes
         compared = ~differing & ~(plain & self._keeps_ascii | self.lossless)
         compared[::AUDIT_EVERY] |= ~differing[::AUDIT_EVERY]
@@ -254,12 +274,39 @@ def _loaded(spec: bytes) -> Tokenizer:
         ) from error
 
 
-def _running(lengths: Int32Array, offsets: Int64Array) -> tuple[Int32Array, Int32Array]:
-    """Starts and ends `[T]` of tokens of the given byte lengths, counted from the start of each text."""
-    total = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=total[1:])
-    base = np.repeat(total[offsets[:-1]], np.diff(offsets))
-    return (total[:-1] - base).astype(np.int32), (total[1:] - base).astype(np.int32)
+def _sizes(texts: Sequence[str]) -> tuple[Int64Array, BoolArray]:
+    """`[N]` the UTF-8 bytes of texts, and which of them are ASCII."""
+    plain = np.fromiter(map(str.isascii, texts), bool, len(texts))
+    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+    for row in np.flatnonzero(~plain):
+        sizes[row] = len(texts[row].encode())
+    return sizes, plain
+
+
+def _running(
+    table: Int32Array, ids: Int32Array, offsets: Int64Array, bases: Int64Array
+) -> tuple[Positions, Positions, Int64Array]:
+    """Starts and ends `[T]` of tokens in texts that begin at `bases`, and `[N]` the bytes of every text's tokens.
+
+    `table` `[V]` has the bytes of every id. One running sum over the whole batch, in which the first token of a text
+    brings the byte between it and the text before.
+    """
+    lengths = table.take(ids)
+    filled = np.flatnonzero(np.diff(offsets))
+    first, last = offsets[filled], offsets[filled + 1] - 1
+    apart = np.diff(filled, prepend=0)
+    lengths[first] += apart
+    small = len(ids) * int(table.max(initial=0)) + len(bases) < 2**31  # sums of 64 bits take twice the time
+    ends: Positions = np.cumsum(lengths, dtype=np.int32 if small else np.int64)
+    starts: Positions = ends - lengths
+    starts[first] += apart
+    spelt = np.zeros(len(offsets) - 1, np.int64)
+    spelt[filled] = ends[last] - starts[first]
+    astray = bases[filled] - starts[first]  # behind texts that their tokens do not add up to
+    if astray.any():
+        shifts = np.repeat(astray, np.diff(offsets)[filled])
+        starts, ends = starts + shifts, ends + shifts
+    return starts, ends, spelt
 
 
 def _first_ink(codes: NDArray[np.uint32]) -> Int64Array:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from premask.dtypes import Int32Array
+from premask.dtypes import Int32Array, Int64Array
 from premask.encode.encoder import Encoder
 
 _FIRST_STAND_IN = 0xF0000
@@ -26,7 +26,7 @@ class Escaper:
         for token in encoder.added:  # the twin may number all of them anew, not just the stand-ins
             self._ids[self._twin.id_of(self._stand_ins.get(token.content, token.content))] = token.id
 
-    def encode(self, text: str, tokens: Sequence[tuple[int, str]]) -> tuple[Int32Array, Int32Array, Int32Array] | None:
+    def encode(self, text: str, tokens: Sequence[tuple[int, str]]) -> tuple[Int32Array, Int64Array, Int64Array] | None:
         """Ids, starts and ends (in bytes) of `text`, in which nothing but `tokens` are control tokens.
 
         `tokens` are first bytes and texts, in order. None where the text itself holds one of the stand-ins.
@@ -43,6 +43,5 @@ class Escaper:
         growth = np.array([len(token.encode()) - 4 for _, token in tokens], np.int64)
         shifts = np.concatenate(([0], np.cumsum(growth)))
         behind = places - shifts[:-1] + 4
-        starts = encoded.starts + shifts[np.searchsorted(behind, encoded.starts, "right")]
-        ends = encoded.ends + shifts[np.searchsorted(behind, encoded.ends, "right")]
-        return self._ids[encoded.ids], starts.astype(np.int32), ends.astype(np.int32)
+        starts, ends = (found + shifts[np.searchsorted(behind, found, "right")] for found in encoded.places(0))
+        return self._ids[encoded.ids], starts, ends

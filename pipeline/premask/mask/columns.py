@@ -1,108 +1,98 @@
-"""A rendered batch as columns: where pieces begin, in bytes, for all rows of a path at once."""
+"""A rendered batch as columns: what a path knows by piece, as places in bytes, for all rows of the batch at once.
+
+A path counts the pieces of its leaf; rows lie behind each other in the batch, so a row's first piece is added, and
+`Rendered.borders` tells the byte. One gathering for each kind of piece, whatever the number of paths.
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from premask.dtypes import Float32Array, Int32Array, Int64Array
+from premask.dtypes import Float32Array, Int64Array, offsets_of, ranges
 from premask.mask.choices import Path
 from premask.mask.controls import Places
 from premask.mask.search import Intervals
 from premask.mask.spans import ByteSpans
 from premask.read import Conversation
-from premask.render.program import Group, Rendered
+from premask.render.program import Rendered
 
 
 class Columns:
-    """The byte positions of a rendered batch, group by group."""
+    """The places of a rendered batch. Bytes are counted over the batch."""
 
     def __init__(self, rendered: Rendered[Path]) -> None:
-        self.groups = rendered.groups
-        self.borders = [_borders(g.lengths) for g in self.groups]
-        self.sizes = np.zeros(len(rendered.texts), np.int64)
-        self.turn_counts = np.zeros(len(rendered.texts), np.int32)
-        for group, borders in zip(self.groups, self.borders, strict=True):
-            self.sizes[group.rows] = borders[:, -1]
-            self.turn_counts[group.rows] = group.analysis.turns
+        self.paths = rendered.paths
+        self.which = rendered.which
+        self._first = rendered.first[:-1]
+        self._borders = rendered.borders
+        self.bases: Int64Array = self._borders[rendered.first]
+        """`[N + 1]` where every text begins."""
+
+    def per_row(self, values: Sequence[int]) -> Int64Array:
+        """`[N]` of every row the value of its path, 0 for rows without one."""
+        found: Int64Array = np.array([*values, 0], np.int64)[self.which]
+        return found
 
     def controls(self) -> Places:
         """Where the template itself writes control tokens."""
-        rows = [np.repeat(g.rows, len(g.analysis.control_pieces)) for g in self.groups]
-        starts = [
-            (b[:, g.analysis.control_pieces] + g.analysis.control_bytes).ravel()
-            for g, b in zip(self.groups, self.borders, strict=True)
-        ]
-        all_rows, all_starts = _joined(rows), _joined(starts)
-        order = np.argsort(all_rows, kind="stable")
-        return Places(all_rows[order], all_starts[order])
+        rows, at = self._spread([len(path.control_pieces) for path in self.paths])
+        pieces = _joined([path.control_pieces for path in self.paths])[at] + self._first[rows]
+        return Places(rows, self._borders[pieces] + _joined([path.control_bytes for path in self.paths])[at])
 
     def control_texts(self, row: int) -> list[str]:
         """Which those of one row are, in order."""
-        return next((g.analysis.control_texts for g in self.groups if (g.rows == row).any()), [])
+        texts: list[str] = self.paths[self.which[row]].control_texts
+        return texts
 
-    def texts(self, bases: Int64Array) -> tuple[Intervals, Int64Array]:
-        """Where the conversations' own texts lie, the batch laid out at `bases`; and the row of each."""
-        pairs = list(zip(self.groups, self.borders, strict=True))
-        rows = _joined([np.repeat(g.rows, len(g.analysis.texts)) for g, _ in pairs])
-        starts = bases[rows] + _joined([b[:, g.analysis.texts].ravel() for g, b in pairs])
-        ends = bases[rows] + _joined([b[:, g.analysis.texts + 1].ravel() for g, b in pairs])
-        order = np.lexsort((ends, starts))
-        order = order[starts[order] < ends[order]]
-        return Intervals(starts[order], ends[order]), rows[order]
+    def texts(self) -> Intervals:
+        """Where the conversations' own texts lie."""
+        rows, at = self._spread([len(path.texts) for path in self.paths])
+        pieces = _joined([path.texts for path in self.paths])[at] + self._first[rows]
+        starts, ends = self._borders[pieces], self._borders[pieces + 1]
+        filled = starts < ends
+        return Intervals(starts[filled], ends[filled])
 
     def turns(self) -> tuple[Places, Int64Array]:
         """The stretches that the model emits: their places and ends."""
-        return self._stretches([g.analysis.turn_starts for g in self.groups])
+        return self._stretches([path.turn_starts for path in self.paths])
 
     def words(self) -> tuple[Places, Int64Array]:
         """The same, from the first of the assistant's own words, which may begin within the generation prompt."""
-        return self._stretches([g.analysis.word_starts for g in self.groups])
+        return self._stretches([path.word_starts for path in self.paths])
 
-    def _stretches(self, first: list[Int64Array]) -> tuple[Places, Int64Array]:
-        """Places and ends of the stretches of every group from pieces `first` to the ends of its turns."""
-        rows = [np.repeat(g.rows, len(f)) for g, f in zip(self.groups, first, strict=True)]
-        starts = _joined([b[:, f].ravel() for b, f in zip(self.borders, first, strict=True)])
-        ends = _joined([b[:, g.analysis.turn_ends].ravel() for g, b in zip(self.groups, self.borders, strict=True)])
-        all_rows = _joined(rows)
-        order = np.argsort(all_rows, kind="stable")
-        return Places(all_rows[order], starts[order]), ends[order]
+    def _stretches(self, starts: Sequence[Int64Array]) -> tuple[Places, Int64Array]:
+        """Places and ends of the stretches of every path from pieces `starts` to the ends of its turns."""
+        rows, at = self._spread(list(map(len, starts)))
+        first = self._first[rows]
+        ends = self._borders[_joined([path.turn_ends for path in self.paths])[at] + first]
+        return Places(rows, self._borders[_joined(starts)[at] + first]), ends
 
     def spans(self, conversations: Sequence[Conversation]) -> tuple[ByteSpans, Float32Array]:
         """The trained spans of every row with their weights; spans of weight 0 are left out."""
-        rows, starts, ends, messages, weights = [], [], [], [], []
-        for group, borders in zip(self.groups, self.borders, strict=True):
-            path = group.analysis
-            rows.append(np.repeat(group.rows, len(path.starts)))
-            starts.append(borders[:, path.starts].ravel())
-            ends.append(borders[:, path.ends].ravel())
-            messages.append(np.tile(path.messages, len(group.rows)))
-            weights.append(_weights(group, conversations).ravel())
-        all_rows, weight = _joined(rows), np.concatenate([np.zeros(0, np.float32), *weights])
-        order = np.argsort(all_rows, kind="stable")
-        order = order[weight[order] != 0]
-        spans = ByteSpans(
-            all_rows[order], _joined(starts)[order], _joined(ends)[order], _joined(messages)[order].astype(np.int32)
-        )
-        return spans, weight[order]
+        paths = self.paths
+        rows, at = self._spread([len(path.starts) for path in paths])
+        messages = _joined([path.messages for path in paths])[at]
+        weights = np.concatenate([np.zeros(0, bool), *(path.default for path in paths)])[at].astype(np.float32)
+        for row in (n for n, conversation in enumerate(conversations) if conversation.weights is not None):
+            own = slice(*np.searchsorted(rows, (row, row + 1)))
+            weights[own] = _stated(conversations[row].weights or [], messages[own], weights[own])
+        kept = weights != 0
+        rows, at, weights = rows[kept], at[kept], weights[kept]
+        first = self._first[rows]
+        starts, ends = (_joined(pieces)[at] + first for pieces in ([p.starts for p in paths], [p.ends for p in paths]))
+        return ByteSpans(rows, self._borders[starts], self._borders[ends], messages[kept].astype(np.int32)), weights
+
+    def _spread(self, counts: Sequence[int]) -> tuple[Int64Array, Int64Array]:
+        """The rows, each as often as its path has entries of a kind, and which entry of all paths' it is."""
+        per_path = np.array([*counts, 0], np.int64)
+        per_row = per_path[self.which]
+        return np.repeat(np.arange(len(per_row)), per_row), ranges(offsets_of(per_path)[:-1][self.which], per_row)
 
 
-def _borders(lengths: Int32Array) -> Int64Array:
-    """`[n, p + 1]` where every piece starts, from the lengths `[n, p]`."""
-    borders = np.zeros((lengths.shape[0], lengths.shape[1] + 1), np.int64)
-    np.cumsum(lengths, axis=1, out=borders[:, 1:])
-    return borders
-
-
-def _weights(group: Group[Path], conversations: Sequence[Conversation]) -> Float32Array:
-    """`[n, s]` float32, the weight of every span of a group: the message's own, or the recipe's default."""
-    path = group.analysis
-    weights = np.tile(path.default.astype(np.float32), (len(group.rows), 1))
-    for n, row in enumerate(group.rows):
-        stated = conversations[row].weights
-        if stated is not None:
-            own = np.array([np.nan if w is None else w for w in stated], np.float32)[path.messages]
-            weights[n] = np.where(np.isnan(own), weights[n], own)
-    return weights
+def _stated(weights: Sequence[float | None], messages: Int64Array, default: Float32Array) -> Float32Array:
+    """`[s]` the weight of every span of a row: its message's own, or else the recipe's."""
+    own = np.array([np.nan if weight is None else weight for weight in weights], np.float32)[messages]
+    return np.where(np.isnan(own), default, own)
 
 
 def _joined(arrays: Sequence[Int64Array]) -> Int64Array:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from premask.dtypes import BoolArray, Int64Array
+from premask.dtypes import BoolArray, Int32Array, Int64Array
 from premask.encode.encoder import AddedToken, Encoded
 
 
@@ -91,38 +91,48 @@ def _find(text: str, pattern: re.Pattern[str] | None) -> list[tuple[int, str]]:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where tokens stand in a batch: `[C]` texts and first bytes, in order."""
+    """Where something stands in a batch: `[C]` texts and first bytes, counted over the batch, ascending."""
 
     rows: Int64Array
     starts: Int64Array
 
 
+class ControlIds:
+    """Which ids are control tokens or tags."""
+
+    def __init__(self, table: BoolArray) -> None:
+        self.table = table
+        """`[V]` whether an id is one."""
+        ids = np.flatnonzero(table)
+        self._low, self._high = (int(ids[0]), int(ids[-1])) if len(ids) else (1, 0)
+        self._close = self._high - self._low < len(table) // 16  # as those behind a vocabulary are
+
+    def find(self, ids: Int32Array) -> Int64Array:
+        """Where control tokens and tags stand in `ids` `[T]`, ascending. Comparing is ten times as fast as looking up."""
+        if not self._close:
+            return np.flatnonzero(self.table.take(ids))
+        near = np.flatnonzero((ids >= self._low) & (ids <= self._high))
+        return near[self.table[ids[near]]]
+
+
 def unexpected(
-    encoded: Encoded, due: Places, stretches: Places, ends: Int64Array, controls: BoolArray, tags: BoolArray
+    encoded: Encoded, found: Int64Array, due: Places, stretches: Places, ends: Int64Array, tags: BoolArray
 ) -> BoolArray:
     """`[N]` which texts hold control tokens elsewhere than the template wrote them.
 
-    `due` are the template's own; tags may also stand inside `stretches`, which end at `ends`. `controls` and `tags`
-    `[V]` say which ids are which; tags count among the controls.
+    `found` are the tokens of the batch that are control tokens or tags (`ControlIds.find`), `due` the template's own;
+    tags (`tags` `[V]` says which ids are such) may also stand inside `stretches`, which end at `ends`.
     """
-    texts = len(encoded.offsets) - 1
-    found = np.flatnonzero(controls[encoded.ids])
+    bad = np.zeros(len(encoded.offsets) - 1, bool)
+    places = encoded.starts[found].astype(np.int64)
+    if np.array_equal(places, due.starts):  # as in nearly every batch
+        return bad
     rows = np.searchsorted(encoded.offsets, found, "right") - 1
-    key = _keys(rows, encoded.starts[found].astype(np.int64))
-    due_key = _keys(due.rows, due.starts)
-    if np.array_equal(key, due_key):  # as in nearly every batch
-        return np.zeros(texts, bool)
-    stray = ~np.isin(key, due_key)
-    inside = np.searchsorted(_keys(stretches.rows, stretches.starts), key, "right") - 1
+    stray = ~np.isin(places, due.starts)
+    inside = np.searchsorted(stretches.starts, places, "right") - 1
     allowed = (inside >= 0) & tags[encoded.ids[found]]
     if len(ends):
-        allowed &= (stretches.rows[inside] == rows) & (encoded.starts[found] < ends[inside])
-    bad = np.zeros(texts, bool)
+        allowed &= (stretches.rows[inside] == rows) & (places < ends[inside])
     bad[rows[stray & ~allowed]] = True
-    bad[due.rows[~np.isin(due_key, key)]] = True
+    bad[due.rows[~np.isin(due.starts, places)]] = True
     return bad
-
-
-def _keys(rows: Int64Array, starts: Int64Array) -> Int64Array:
-    """One number that orders places by text, then byte."""
-    return (rows << 32) | starts

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from premask.dtypes import Examples, Int32Array, Int64Array, offsets_of, slices, take
+from premask.dtypes import Examples, Int32Array, Int64Array, offsets_of, ranges, slices, take
 from premask.mask.pieces import turns_of
 from premask.read import Conversation
 
@@ -86,7 +86,7 @@ def in_order(parts: Sequence[Examples]) -> tuple[Examples, Int64Array]:
     rows = np.concatenate([part.rows for part in parts])
     source_turns = np.concatenate([part.source_turns for part in parts])
     order = np.lexsort((source_turns, rows))
-    spans = _ranges(span_offsets[:-1][order], sizes[order])
+    spans = ranges(span_offsets[:-1][order], sizes[order])
     examples = Examples(
         ids=slices(np.concatenate([part.ids for part in parts]), offsets[:-1][order], lengths[order]),
         offsets=offsets_of(lengths[order]),
@@ -99,9 +99,3 @@ def in_order(parts: Sequence[Examples]) -> tuple[Examples, Int64Array]:
         digests=np.concatenate([part.digests for part in parts])[order],
     )
     return examples, spans
-
-
-def _ranges(starts: Int64Array, sizes: Int64Array) -> Int64Array:
-    """The numbers of ranges `[starts, starts + sizes)`, one range behind the other."""
-    bases = starts - offsets_of(sizes)[:-1]
-    return np.arange(sizes.sum()) + np.repeat(bases, sizes)

@@ -143,7 +143,7 @@ def discover(
             if rendered.failures:
                 refused.setdefault(name, rendered.failures[0].detail)
                 continue
-            found = rendered.groups[0].analysis
+            found = rendered.paths[0]
             probes.setdefault(name, []).append(Probe(conversation, rendered.texts[0], found.pieces, found.turns))
     every = [probe for group in probes.values() for probe in group]
     headers = _headers(every, vocabulary)
@@ -261,7 +261,7 @@ def _reproduces(probes: list[Probe], markers: Markers, encoder: Encoder) -> bool
         return False
     texts = [p.text for p in probes]
     encoded = encoder.encode(texts)
-    hay = haystack(texts, encoded.ids, encoded.offsets, encoded.starts)
+    hay = haystack(texts, encoded.ids, encoded.starts)
     starts, ends = [], []
     for base, probe in zip(hay.bases, probes, strict=False):
         borders = np.concatenate(([0], np.cumsum([len(_text(p).encode()) for p in probe.pieces])))

@@ -45,29 +45,31 @@ def examples_of(
     starts[1:] = np.maximum(starts[1:], tokens.ends[:-1])  # with straddle=train neighbours may share a token
     filled = tokens.ends > starts
     per_row = np.bincount(spans.rows[filled], minlength=len(conversations))
-    for row in np.flatnonzero(per_row == 0):
+    kept = per_row > 0
+    for row in np.flatnonzero(~kept).tolist():
         failures.setdefault(
-            int(row),
+            row,
             Failure(
                 "nothing_to_train",
                 "expected a token to train, found none under this recipe; train_on, reasoning, tool_calls and the "
                 "weights of messages say what is trained",
             ),
         )
-    kept = np.array([row for row in range(len(conversations)) if row not in failures], np.int64)
-    of_kept = np.isin(spans.rows, kept) & filled
+    kept[list(failures)] = False
+    rows = np.flatnonzero(kept)
+    of_kept = kept[spans.rows] & filled
     relative = np.stack([starts - first, tokens.ends - first], axis=1)[of_kept].astype(np.int32)
-    lengths = np.diff(encoded.offsets)[kept]
+    lengths = np.diff(encoded.offsets)[rows]
     examples = Examples(
-        ids=slices(encoded.ids, encoded.offsets[kept], lengths),
+        ids=slices(encoded.ids, encoded.offsets[rows], lengths),
         offsets=offsets_of(lengths),
         spans=relative,
-        span_offsets=offsets_of(per_row[kept]),
+        span_offsets=offsets_of(per_row[rows]),
         span_weights=weights[of_kept],
-        rows=kept,
-        turns=columns.turn_counts[kept],
-        source_turns=np.full(len(kept), -1, np.int32),
-        digests=digests_of(conversations, kept),
+        rows=rows,
+        turns=columns.per_row([path.turns for path in columns.paths])[rows].astype(np.int32),
+        source_turns=np.full(len(rows), -1, np.int32),
+        digests=digests_of(conversations, rows),
     )
     return examples, spans.messages[of_kept]
 

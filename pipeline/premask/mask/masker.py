@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from premask.clock import stage
-from premask.encode.encoder import Encoded, Encoder
+from premask.dtypes import Int32Array
+from premask.encode.encoder import Encoder, Positions
 from premask.mask.choices import Choices, Path, choose
 from premask.mask.columns import Columns
 from premask.mask.controls import Vocabulary
@@ -117,14 +118,18 @@ class Masker:
         with stage("encode"):
             encoded = self.encoder.encode(rendered.texts)
         columns = Columns(rendered)
+        if not np.array_equal(columns.bases, encoded.bases):
+            raise AssertionError("bug in premask: the pieces of a text do not add up to it")
+        found = self._escaping.find(encoded)
         if self.choices.control_tokens != "allow":
             reject = self.choices.control_tokens == "reject"
-            encoded = self._escaping.escape(rendered, encoded, columns, failures, counts, reject)
-        self._prove(rendered, encoded, columns, failures, counts)
+            encoded, found = self._escaping.escape(rendered, encoded, found, columns, failures, counts, reject)
+        self._prove(rendered, (encoded.ids[found], encoded.starts[found]), columns, failures, counts)
         spans, weights = columns.spans(conversations)
-        tokens = to_tokens(encoded, columns.sizes, spans, self.choices.straddle)
+        tokens = to_tokens(encoded, spans, self.choices.straddle)
         examples, messages = examples_of(conversations, encoded, spans, tokens, weights, columns, failures)
-        self._count(encoded, tokens, columns, counts)
+        counts["rows_by_offsets"] += encoded.by_offsets
+        self._count(tokens, columns, counts)
         return Masked(examples, messages, failures, counts)
 
     def _render(self, conversations: Sequence[Conversation]) -> Rendered[Path]:
@@ -171,25 +176,24 @@ class Masker:
     def _prove(
         self,
         rendered: Rendered[Path],
-        encoded: Encoded,
+        controls: tuple[Int32Array, Positions],
         columns: Columns,
         failures: dict[int, Failure],
         counts: Counter[str],
     ) -> None:
-        """Reject the rows in which the search by markers finds other turns than provenance."""
-        searchable = np.zeros(len(rendered.texts), bool)
-        for group in rendered.groups:
-            searchable[group.rows] = group.analysis.searchable
+        """Reject the rows in which the search by markers finds other turns than provenance.
+
+        `controls` are the control tokens of the batch, and where they begin.
+        """
+        searchable = columns.per_row([path.searchable for path in columns.paths]) > 0
         counts["rows_searched"] += int(searchable.sum())
         if not searchable.any():
             return
-        hay = haystack(rendered.texts, encoded.ids, encoded.offsets, encoded.starts)
-        inside, _ = columns.texts(hay.bases)
-        starts, ends, aside = search(hay, self.grammar.markers, inside)
+        hay = haystack(rendered.texts, *controls)
+        starts, ends, aside = search(hay, self.grammar.markers, columns.texts())
         counts["markers_in_messages"] += aside
         turns, turn_ends = columns.turns()
-        expected = hay.bases[turns.rows] + turns.starts, hay.bases[turns.rows] + turn_ends
-        for row in np.flatnonzero(differing((starts, ends), expected, hay.bases) & searchable):
+        for row in np.flatnonzero(differing((starts, ends), (turns.starts, turn_ends), hay.bases) & searchable):
             failures.setdefault(
                 int(row),
                 Failure(
@@ -199,10 +203,10 @@ class Masker:
                 ),
             )
 
-    def _count(self, encoded: Encoded, tokens: TokenSpans, columns: Columns, counts: Counter[str]) -> None:
+    def _count(self, tokens: TokenSpans, columns: Columns, counts: Counter[str]) -> None:
         counts["straddle_start"] += int(tokens.cut_at_start.sum())
         counts["straddle_end"] += int(tokens.cut_at_end.sum())
-        for group in columns.groups:
-            for name, count in group.analysis.counts.items():
-                counts[name] += count * len(group.rows)
-        counts["rows_by_offsets"] += encoded.by_offsets
+        taken = np.bincount(columns.which[columns.which >= 0], minlength=len(columns.paths)).tolist()
+        for path, rows in zip(columns.paths, taken, strict=True):
+            for name, count in path.counts.items():
+                counts[name] += count * rows

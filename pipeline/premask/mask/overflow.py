@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from premask.dtypes import BoolArray, Examples, Int64Array, take
+from premask.dtypes import BoolArray, Examples, Float64Array, Int64Array, take
 from premask.mask.cut import digests_of, joined, last_trained, shortened, truncated
 from premask.mask.limits import Limits, Mask, MaskedTurns
 from premask.mask.pieces import exchanges, stated, turns_of, within_reach
@@ -47,7 +47,7 @@ def fit(mask: Mask, conversations: Sequence[Conversation], sizes: Sequence[float
 
     `sizes` `[N]` are bytes that a conversation's texts do not exceed, such as those of its JSON; infinity will do.
     """
-    return _Batch(mask, conversations, limits).fit(sizes)
+    return _Batch(mask, conversations, limits).fit(np.array(sizes, np.float64))
 
 
 class _Batch:
@@ -63,10 +63,14 @@ class _Batch:
         self.turns = np.zeros(len(conversations), np.int64)
         """`[N]` assistant messages of every row."""
 
-    def fit(self, sizes: Sequence[float]) -> Fitted:
+    def fit(self, sizes: Float64Array) -> Fitted:
         far, reached = self._reached(sizes)
-        near = [row for row in range(len(self.conversations)) if row not in far and row not in self.failures]
-        masked = self.mask([reached.get(row, self.conversations[row]) for row in near])
+        near: Sequence[int] = range(len(self.conversations))
+        conversations = self.conversations
+        if far or reached or self.failures:
+            near = [row for row in near if row not in far and row not in self.failures]
+            conversations = [reached.get(row, self.conversations[row]) for row in near]
+        masked = self.mask(conversations)
         self.failures |= {near[place]: failure for place, failure in masked.failures.items()}
         examples = replace(masked.examples, rows=np.array(near, np.int64)[masked.examples.rows])
         np.add.at(self.tokens, examples.rows, examples.lengths)
@@ -83,13 +87,13 @@ class _Batch:
         counts.update(self._account(fitting))
         return Fitted(fitting, self.failures, counts)
 
-    def _reached(self, sizes: Sequence[float]) -> tuple[list[int], dict[int, Conversation]]:
+    def _reached(self, sizes: Float64Array) -> tuple[list[int], dict[int, Conversation]]:
         """The rows that are too far from fitting to be encoded as a whole; and what is left of others that are."""
         far: list[int] = []
         reached: dict[int, Conversation] = {}
-        for row, (conversation, size) in enumerate(zip(self.conversations, sizes, strict=True)):
-            if self.limits.reach is None or size <= self.limits.reach:
-                continue
+        beyond = np.flatnonzero(sizes > self.limits.reach) if self.limits.reach is not None else sizes[:0]
+        for row in beyond.tolist():
+            conversation = self.conversations[row]
             whole = stated(conversation, self.limits.train_on)  # a beginning ends elsewhere
             beginning = within_reach(whole, self.limits.reach)
             if len(beginning.messages) == len(conversation.messages):
@@ -138,11 +142,11 @@ class _Batch:
 
     def _refuse(self, rows: Int64Array, lengths: Int64Array, fitting: Examples) -> None:
         """Reject the rows of which nothing is left; `lengths` `[n]` are those of the examples of `rows` `[n]`."""
-        longest = dict.fromkeys(rows.tolist(), 0)
-        for row, length in zip(rows.tolist(), lengths.tolist(), strict=True):
-            longest[row] = max(longest[row], length)
-        for row in set(longest) - set(fitting.rows.tolist()) - set(self.failures):
-            self.failures[row] = self._too_long(longest[row])
+        left_over = np.zeros(len(self.conversations), bool)
+        left_over[rows] = True
+        left_over[fitting.rows] = False
+        for row in np.flatnonzero(left_over).tolist():
+            self.failures.setdefault(row, self._too_long(int(lengths[rows == row].max())))
 
     def _too_long(self, length: int) -> Failure:
         limit = self.limits.max_length

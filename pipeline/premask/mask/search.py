@@ -11,6 +11,7 @@ arrays.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,20 +53,19 @@ class Haystack:
     raw: Bytes
     """`[B]` UTF-8 of all texts."""
     ids: Int32Array
-    """`[T]` their ids."""
+    """`[T]` their ids, or those of them that a marker may begin with."""
     places: Int64Array
     """`[T]` where each id begins in `raw`."""
     bases: Int64Array
     """`[N + 1]` where each text begins in `raw`, and where one more would."""
 
 
-def haystack(texts: Sequence[str], ids: Int32Array, offsets: Int64Array, starts: Int32Array) -> Haystack:
-    """Lay a batch out for searching; `starts` `[T]` are the ids' first bytes, each in its text."""
+def haystack(texts: Sequence[str], ids: Int32Array, places: NDArray[np.signedinteger[Any]]) -> Haystack:
+    """Lay a batch out for searching: `ids` `[T]` that begin at `places` `[T]`, all that markers may begin with."""
     encoded = [text.encode() for text in texts]
     raw = np.frombuffer(b"\0".join([*encoded, bytes(_WORD)]), np.uint8)
     bases = offsets_of(np.array([len(e) + 1 for e in encoded], np.int64))
-    places = np.repeat(bases[:-1], np.diff(offsets)) + starts
-    return Haystack(raw, ids, places, bases)
+    return Haystack(raw, ids, places.astype(np.int64, copy=False), bases)
 
 
 def find(hay: Haystack, markers: Sequence[Marker]) -> list[Int64Array]:
@@ -203,6 +203,8 @@ def differing(
 ) -> BoolArray:
     """`[N]` the texts in which two sets of spans (starts and ends in `raw`, starts distinct) are not the same."""
     bad = np.zeros(len(bases) - 1, bool)
+    if all(map(np.array_equal, found, expected)):  # as in nearly every batch
+        return bad
     for mine, others in ((found, expected), (expected, found)):
         order = np.argsort(others[0])
         starts, ends = others[0][order], others[1][order]

@@ -11,12 +11,12 @@ from premask.encode.encoder import Encoded
 
 @dataclass(frozen=True, slots=True)
 class ByteSpans:
-    """S spans over N texts, ordered by text and position."""
+    """S spans over N texts, ordered by text and position. Bytes are counted over the batch, as `Encoded` counts."""
 
     rows: Int64Array
     """`[S]` the text of every span."""
     starts: Int64Array
-    """`[S]` first byte, counted from the start of its text."""
+    """`[S]` first byte."""
     ends: Int64Array
     """`[S]` byte behind."""
     messages: Int32Array
@@ -37,17 +37,14 @@ class TokenSpans:
     """`[S]` whether a token holds bytes from both sides of the end."""
 
 
-def to_tokens(encoded: Encoded, sizes: Int64Array, spans: ByteSpans, straddle: Literal["mask", "train"]) -> TokenSpans:
-    """The tokens that lie in spans of bytes; `sizes` `[N]` holds the bytes of every text.
+def to_tokens(encoded: Encoded, spans: ByteSpans, straddle: Literal["mask", "train"]) -> TokenSpans:
+    """The tokens that lie in spans of bytes.
 
     A token that holds bytes from both sides of a border belongs to the span with `straddle="train"` only.
     Cost: two binary searches a span over all tokens of the batch.
     """
-    counts = np.diff(encoded.offsets)
-    bases = np.concatenate(([0], np.cumsum(sizes + 1)))[:-1]  # one byte apart, so that no two texts touch
-    token_bases = np.repeat(bases, counts)
-    starts, ends = encoded.starts + token_bases, encoded.ends + token_bases
-    low, high = bases[spans.rows] + spans.starts, bases[spans.rows] + spans.ends
+    starts, ends = encoded.starts, encoded.ends
+    low, high = spans.starts.astype(starts.dtype), spans.ends.astype(starts.dtype)  # or all tokens would be cast
     first, last = encoded.offsets[spans.rows], encoded.offsets[spans.rows + 1]
     begin = np.clip(np.searchsorted(starts, low, "left"), first, last)
     end = np.clip(np.searchsorted(ends, high, "right"), first, last)

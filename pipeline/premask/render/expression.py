@@ -89,8 +89,8 @@ def _compiled(lines: Sequence[str], writer: "_Writer") -> Callable[[Sequence[Any
     return run
 
 
-def compile_fill(pieces: Sequence[str | Expr]) -> Callable[[Sequence[Any]], tuple[str, tuple[str, ...]]]:
-    """One function from a conversation's fields to a text, joined from literals and expressions, and these' values.
+def compile_fill(pieces: Sequence[str | Expr]) -> Callable[[Sequence[Any]], tuple[str, tuple[int, ...]]]:
+    """One function from a conversation's fields to a text, joined from literals and expressions, and these' UTF-8 bytes.
 
     It raises TooLarge where they make more than `LARGEST` characters, before they are joined.
     """
@@ -100,13 +100,15 @@ def compile_fill(pieces: Sequence[str | Expr]) -> Callable[[Sequence[Any]], tupl
     writer.names |= {"M": LARGEST - sum(len(p) for p in pieces if isinstance(p, str)), "L": TooLarge}
     values = iter(range(len(results)))
     joined = [writer.constant(p) if isinstance(p, str) else f"v{next(values)}" for p in pieces]
-    made = "".join(f"v{n}, " for n in range(len(results)))
+    numbers = range(len(results))
     lines = [
         "def run(f):",
         *writer.lines,
         *(f" v{n} = {result}" for n, result in enumerate(results)),
-        f" if {' + '.join(f'len(v{n})' for n in range(len(results))) or 0} > M: raise L",
-        f" return ''.join(({''.join(j + ', ' for j in joined)})), ({made})",
+        f" s = ({''.join(f'len(v{n}), ' for n in numbers)})",
+        " if sum(s) > M: raise L",
+        f" t = ''.join(({''.join(j + ', ' for j in joined)}))",
+        f" return t, s if t.isascii() else ({''.join(f'len(v{n}.encode()), ' for n in numbers)})",
     ]
     return _compiled(lines, writer)
 

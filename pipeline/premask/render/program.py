@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import jinja2
 import numpy as np
 
-from premask.dtypes import Int32Array, Int64Array
+from premask.dtypes import Int64Array, offsets_of, ranges
 from premask.errors import DataError
 from premask.read import Conversation
 from premask.render.bounds import OutOfTime, TooMuch, begin
@@ -84,10 +84,10 @@ class Rendering:
 class Leaf(Generic[A]):
     """One path through the template."""
 
-    fill: Callable[[Sequence[Any]], tuple[str, tuple[str, ...]]]
-    """From a conversation's fields to its text, and those of its pieces that are no literals."""
-    sizes: Int32Array
-    """`[p]` UTF-8 bytes of every piece that is a literal, -1 of the others."""
+    fill: Callable[[Sequence[Any]], tuple[str, tuple[int, ...]]]
+    """From a conversation's fields to its text, and the UTF-8 bytes of its pieces that are no literals."""
+    sizes: Int64Array
+    """`[p + 1]` UTF-8 bytes of every piece that is a literal, -1 of the others; and 1 for what keeps texts apart."""
     analysis: A
 
 
@@ -100,23 +100,19 @@ class _Node(Generic[A]):
 
 
 @dataclass(frozen=True, slots=True)
-class Group(Generic[A]):
-    """The conversations of a batch that took one path: pieces in columns."""
-
-    analysis: A
-    rows: Int64Array
-    """`[n]` places in the batch."""
-    lengths: Int32Array
-    """`[n, p]` UTF-8 bytes of every piece."""
-
-
-@dataclass(frozen=True, slots=True)
 class Rendered(Generic[A]):
-    """A rendered batch."""
+    """A rendered batch of N conversations: its texts, one byte apart, and all their pieces in one row."""
 
     texts: list[str]
     """One text a conversation, empty where it failed."""
-    groups: list[Group[A]]
+    paths: list[A]
+    """What is known of every path that was taken."""
+    which: Int64Array
+    """`[N]` the path of every conversation, -1 where it failed."""
+    first: Int64Array
+    """`[N + 1]` the first piece of every text. Its last one is followed by the byte behind it, counted as a piece."""
+    borders: Int64Array
+    """`[P + 1]` where every piece begins, in UTF-8 bytes over the batch; and where one more would."""
     failures: dict[int, Failure]
 
 
@@ -144,28 +140,31 @@ class Program(Generic[A]):
         self.endured = 0
 
     def render(self, conversations: Sequence[Conversation]) -> Rendered[A]:
-        """Render a batch; conversations of one path come out as one group.
-
-        DataError where the template goes beyond its bounds on row after row.
-        """
+        """Render a batch. DataError where the template goes beyond its bounds on row after row."""
         self.endured = 0
-        texts = [""] * len(conversations)
+        texts: list[str] = []
+        sizes: list[int] = []
+        which: list[int] = []
+        leaves: dict[int, tuple[int, Leaf[A]]] = {}
         failures: dict[int, Failure] = {}
-        found: dict[int, tuple[Leaf[A], list[int], list[int]]] = {}
         for row, conversation in enumerate(conversations):
             filled = self._fill(conversation)
             if isinstance(filled, Failure):
                 failures[row] = filled
+                texts.append("")
+                which.append(-1)
                 continue
             leaf, text, values = filled
-            texts[row] = text
+            texts.append(text)
+            sizes += values
+            which.append(leaves.setdefault(id(leaf), (len(leaves), leaf))[0])
             self.rendered += 1
             if self.rendered % AUDIT_EVERY == 0:
                 self._audit(conversation, text)
-            _, rows, sizes = found.setdefault(id(leaf), (leaf, [], []))
-            rows.append(row)
-            sizes += map(len, values) if text.isascii() else [len(value.encode()) for value in values]
-        return Rendered(texts, [_group(*each) for each in found.values()], failures)
+        taken = [leaf for _, leaf in leaves.values()]
+        numbers = np.array(which, np.int64)
+        first, borders = _laid_out([leaf.sizes for leaf in taken], numbers, np.array(sizes, np.int64))
+        return Rendered(texts, [leaf.analysis for leaf in taken], numbers, first, borders, failures)
 
     def render_plain(self, conversation: Conversation, **variables: Any) -> str:
         """One conversation as Jinja renders it. Raises what the template raises."""
@@ -188,8 +187,8 @@ class Program(Generic[A]):
         if text != expected:
             raise AssertionError("bug in premask: a traced rendering differs from Jinja's")
 
-    def _fill(self, conversation: Conversation) -> "tuple[Leaf[A], str, tuple[str, ...]] | Failure":
-        """The leaf of a conversation, its text, and what is no literal in it."""
+    def _fill(self, conversation: Conversation) -> "tuple[Leaf[A], str, tuple[int, ...]] | Failure":
+        """The leaf of a conversation, its text, and the bytes of its pieces that are no literals."""
         key, fields = flatten(conversation)
         try:
             leaf = self._find(key, fields) or self._learn(conversation, key)
@@ -275,9 +274,9 @@ class Program(Generic[A]):
             opened=recorder.opened,
         )
         pieces, analysis = self.analyse(rendering)
-        sizes = np.array([len(p.encode()) if isinstance(p, str) else -1 for p in pieces], np.int32)
+        sizes = np.array([*(len(p.encode()) if isinstance(p, str) else -1 for p in pieces), 1], np.int64)
         if not recorder.recording:
-            values = tuple(p.value for p in pieces if isinstance(p, TStr))
+            values = tuple(len(p.value.encode()) for p in pieces if isinstance(p, TStr))
             return Leaf(lambda fields: (text, values), sizes, analysis)
         return Leaf(compile_fill([p if isinstance(p, str) else p.expr for p in pieces]), sizes, analysis)
 
@@ -293,11 +292,17 @@ class Program(Generic[A]):
         self.leaves += 1
 
 
-def _group(leaf: Leaf[A], rows: list[int], sizes: list[int]) -> Group[A]:
-    """The group of `rows`; `sizes` are the bytes of their pieces that are no literals, row by row."""
-    lengths = np.tile(leaf.sizes, (len(rows), 1))
-    lengths[:, leaf.sizes < 0] = np.array(sizes, np.int32).reshape(len(rows), -1)
-    return Group(leaf.analysis, np.array(rows, np.int64), lengths)
+def _laid_out(leaves: Sequence[Int64Array], which: Int64Array, values: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """`Rendered.first` and `borders` of rows that took the leaves `which` `[N]`; -1 has nothing but the byte behind.
+
+    `leaves` are the sizes of their pieces, `values` those of all pieces that are no literals, row by row.
+    """
+    table = np.concatenate([*leaves, np.ones(1, np.int64)])
+    counts = np.array([*map(len, leaves), 1], np.int64)
+    pieces = counts[which]
+    lengths = table[ranges(offsets_of(counts)[:-1][which], pieces)]
+    lengths[lengths < 0] = values
+    return offsets_of(pieces), offsets_of(lengths)
 
 
 def _said(error: Exception) -> str:

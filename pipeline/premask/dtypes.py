@@ -51,7 +51,7 @@ class Examples:
     """`[N]` which assistant turn of its conversation an example was made for; -1 where it holds them all."""
 
     digests: NDArray[np.uint8]
-    """`[N, 16]` hash of every example's conversation."""
+    """`[N, 16]` hash of every example's conversation; `[N, 0]` before it is known, and where nothing asks for it."""
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -167,6 +167,7 @@ def _mask_partitions(run: Run, slices: Mapping[int, Sliced]) -> dict[int, dict[s
                 "limit": s.limit,
                 "rows": s.rows,
                 "recipe": maskings[run.entry(s)],
+                "hashed": run.recipe.compares_conversations,
                 "tokenizer": str(run.files.folder),
                 "templating": templating,
                 "stage": str(run.stage_path(n)),

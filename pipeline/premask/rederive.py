@@ -145,6 +145,8 @@ def _conversations_twice(
     """Conversations in two splits or, where duplicates are dropped, in two source rows, by their hashes."""
     places: dict[bytes, tuple[str, int]] = {}
     once = manifest["recipe"]["duplicates"] == "drop"
+    if not once and len(manifest["splits"]) == 1:
+        return
     digests = {n: one.stage.digests for n, one in again.items()}
     for wanted in every:
         for n in np.unique(wanted.partition[wanted.index >= 0]).tolist():

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from premask.clock import spent, timed
 from premask.clock import stage as clocked
-from premask.dtypes import Examples
+from premask.dtypes import Examples, Int64Array
 from premask.errors import DataError
 from premask.mask.limits import Limits
 from premask.mask.masker import Masker
@@ -84,6 +85,7 @@ def mask_partition(
     limit: int | None,
     rows: Sequence[int] | None,
     recipe: dict[str, Any],
+    hashed: bool,
     tokenizer: str,
     templating: dict[str, Any],
     stage: str,
@@ -94,8 +96,9 @@ def mask_partition(
     """Phase 1: the rows of one partition to a stage file of examples and a file of rejected rows.
 
     Of all rows (`rows` is None) or of the chosen ones alone, which are then counted from 0. `recipe` is what holds for
-    the rows of this source (`Recipe.masking`), `encoder` names who gives the ids (`encode.backends`). Raises
-    `BackendDiffers` where that one is found not to give the reference's.
+    the rows of this source (`Recipe.masking`), `hashed` says whether their conversations are told apart by hashes,
+    `encoder` names who gives the ids (`encode.backends`). Raises `BackendDiffers` where that one is found not to give
+    the reference's.
     """
     part = Partition(**{**partition, "path": place_of(partition["path"])})
     with spent() as seconds, _collecting_seldom():
@@ -104,6 +107,7 @@ def mask_partition(
             recipe=Recipe(**recipe),
             format=format,
             shape=Shape(**shape),
+            hashed=hashed,
         )
         own = masking.masker.encoder
         with clocked("set-up"):
@@ -114,7 +118,7 @@ def mask_partition(
             chosen_rows = set(rows)
             lines = (line for number, line in enumerate(lines) if number in chosen_rows)
         with clocked("write"):
-            written = [write_stage(Path(stage), masking.batches(part, lines))]
+            written = [write_stage(Path(stage), masking.batches(part, lines), hashed=hashed)]
         written.append(_write_rejects(Path(rejects), masking.rejected))
     reasons = Counter(why.reason for why in masking.rejected.values())
     counted = {"counts": dict(masking.counts), "rejected": dict(reasons), "audited": own.audited - audited}
@@ -165,6 +169,12 @@ def _entries(written: Sequence[Written]) -> list[list[Any]]:
     return [[str(w.path), w.size, w.sha256] for w in written]
 
 
+def _digests(conversations: Sequence[Conversation], rows: Int64Array) -> NDArray[np.uint8]:
+    """`[n, 16]` the hashes of the conversations `rows` `[n]`, each worked out once: a row may have many examples."""
+    once = {row: conversations[row].digest() for row in dict.fromkeys(rows.tolist())}
+    return np.frombuffer(b"".join(once[row] for row in rows.tolist()), np.uint8).reshape(-1, 16)
+
+
 def _batched(lines: Iterator[Row]) -> Iterator[tuple[int, list[Row]]]:
     """Batches of rows, each with the number of its first row within the partition."""
     first, batch, size = 0, list[Row](), 0
@@ -186,6 +196,7 @@ class _Masking:
     recipe: Recipe
     format: Format
     shape: Shape
+    hashed: bool
     rejected: dict[int, Rejected] = field(default_factory=dict)
     """Why rows are rejected, by their number in the partition."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -202,17 +213,21 @@ class _Masking:
         """One batch of rows, the first of which has the number `first`; notes every row that is rejected, and why."""
         with clocked("parse"):
             read = self._read(first, batch)
-        raws = [batch[row - first].raw for row in read]
-        sizes = [len(raw) if isinstance(raw, bytes) else math.inf for raw in raws]
+            conversations, rows = list(read.values()), np.array(list(read), np.int64)
+        raws = [line.raw for line in batch]
+        sizes = np.array([len(raw) if isinstance(raw, bytes) else math.inf for raw in raws])
         with clocked("mask"):
-            fitted = fit(self.masker.mask, list(read.values()), sizes, self._limits())
-        rows = np.array(list(read), np.int64)
+            fitted = fit(self.masker.mask, conversations, sizes[rows - first], self._limits())
         for place, failure in fitted.failures.items():
             self.rejected[int(rows[place])] = Rejected(failure.reason, failure.detail)
         self.counts.update(fitted.counts)
         self.counts["rows"] += len(batch)
         self.counts["examples"] += len(fitted.examples)
-        return replace(fitted.examples, rows=rows[fitted.examples.rows])
+        digests = fitted.examples.digests
+        if self.hashed:
+            with clocked("hash"):
+                digests = _digests(conversations, fitted.examples.rows)
+        return replace(fitted.examples, rows=rows[fitted.examples.rows], digests=digests)
 
     def _read(self, first: int, batch: Sequence[Row]) -> dict[int, Conversation]:
         """The conversations of a batch that are to be masked, by their number."""

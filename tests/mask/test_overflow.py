@@ -204,7 +204,7 @@ class Toy:
             rows=np.array(kept, np.int64),
             turns=np.array([turns for *_, turns in parts], np.int32),
             source_turns=np.full(len(parts), -1, np.int32),
-            digests=np.array([list(conversations[row].digest()) for row in kept], np.uint8).reshape(-1, 16),
+            digests=np.zeros((len(kept), 0), np.uint8),
         )
         messages = np.array([n for *_, n in spans], np.int32)
         return ToyMasked(examples, messages, failures, Counter(masked=len(conversations)))
@@ -259,8 +259,6 @@ def check(fitted, given_, options):
     )
     assert counts["turns_in"] == examples.turns.sum() + counts["turns_dropped"]
     assert min(counts.values()) >= 0
-    for n, row in enumerate(examples.rows.tolist()):
-        assert bytes(examples.digests[n]) == given_[row].digest()
     if options.trim_tail:
         assert last_trained(examples).tolist() == examples.lengths.tolist()
 
@@ -484,13 +482,11 @@ def test_separate_turns_are_dropped_alone_unless_rows_are_whole(policy, left):
         ]
         masked = toy(parts)
         turns = masked.examples.rows % 3
-        digests = np.array([list(given_[row // 3].digest()) for row in masked.examples.rows], np.uint8).reshape(-1, 16)
         changed = replace(
             masked.examples,
             rows=masked.examples.rows // 3,
             source_turns=turns.astype(np.int32),
             turns=np.ones(len(turns), np.int32),
-            digests=digests,
         )
         return replace(masked, examples=changed)
 

@@ -120,4 +120,4 @@ def test_an_example_that_is_not_there_is_named(tmp_path, examples_of):
     write_stage(tmp_path / "stage.arrow", [examples_of(0, 5)])
     stage = read_stage(tmp_path / "stage.arrow")
     with pytest.raises(DataError, match=r"stage.arrow: expected example 5, found 5 examples"):
-        stage.locate(np.array([0, 5], np.int32))
+        stage.ids_of(np.array([0, 5], np.int32))

@@ -8,17 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from premask.dtypes import Examples, Int32Array, Int64Array, offsets_of, ranges, slices, take
 from premask.mask.pieces import turns_of
 from premask.read import Conversation
-
-
-def digests_of(conversations: Sequence[Conversation], rows: Int64Array) -> NDArray[np.uint8]:
-    """`[n, 16]` the hashes of the conversations `rows` `[n]`, each worked out once: a row may have many examples."""
-    once = {row: conversations[row].digest() for row in dict.fromkeys(rows.tolist())}
-    return np.frombuffer(b"".join(once[row] for row in rows.tolist()), np.uint8).reshape(-1, 16)
 
 
 def last_trained(examples: Examples) -> Int64Array:

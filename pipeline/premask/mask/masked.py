@@ -9,7 +9,7 @@ import numpy as np
 from premask.dtypes import Examples, Float32Array, Int32Array, offsets_of, slices, take
 from premask.encode.encoder import Encoded
 from premask.mask.columns import Columns
-from premask.mask.cut import digests_of, in_order
+from premask.mask.cut import in_order
 from premask.mask.separate import Separated
 from premask.mask.spans import ByteSpans, TokenSpans
 from premask.read import Conversation
@@ -69,7 +69,7 @@ def examples_of(
         rows=rows,
         turns=columns.per_row([path.turns for path in columns.paths])[rows].astype(np.int32),
         source_turns=np.full(len(rows), -1, np.int32),
-        digests=digests_of(conversations, rows),
+        digests=np.zeros((len(rows), 0), np.uint8),
     )
     return examples, spans.messages[of_kept]
 
@@ -93,7 +93,6 @@ def regrouped(masked: Masked, parts: Sequence[Separated], conversations: Sequenc
         rows=rows,
         turns=np.ones(len(rows), np.int32),
         source_turns=turns,
-        digests=digests_of(conversations, rows),
     )
     kept = ~np.isin(rows, list(failures))
     messages = masked.messages[np.repeat(kept, np.diff(examples.span_offsets))]

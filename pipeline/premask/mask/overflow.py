@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from premask.dtypes import BoolArray, Examples, Float64Array, Int64Array, take
-from premask.mask.cut import digests_of, joined, last_trained, shortened, truncated
+from premask.mask.cut import joined, last_trained, shortened, truncated
 from premask.mask.limits import Limits, Mask, MaskedTurns
 from premask.mask.pieces import exchanges, stated, turns_of, within_reach
 from premask.mask.split import Splitter
@@ -42,12 +43,12 @@ class Fitted:
     """What masking counted, and the account."""
 
 
-def fit(mask: Mask, conversations: Sequence[Conversation], sizes: Sequence[float], limits: Limits) -> Fitted:
+def fit(mask: Mask, conversations: Sequence[Conversation], sizes: ArrayLike, limits: Limits) -> Fitted:
     """Mask a batch of conversations so that every example fits.
 
     `sizes` `[N]` are bytes that a conversation's texts do not exceed, such as those of its JSON; infinity will do.
     """
-    return _Batch(mask, conversations, limits).fit(np.array(sizes, np.float64))
+    return _Batch(mask, conversations, limits).fit(np.asarray(sizes, np.float64))
 
 
 class _Batch:
@@ -134,11 +135,7 @@ class _Batch:
             if not self.tokens[row]:
                 self.tokens[row] = splitter.rendered[n]
                 self.turns[row] = turns_of(self.conversations[row].messages)
-        return [self._as_one(take(each, ~np.isin(each.rows, list(self.failures)))) for each in splitter.examples]
-
-    def _as_one(self, examples: Examples) -> Examples:
-        """Pieces with the hash of their whole conversation."""
-        return replace(examples, digests=digests_of(self.conversations, examples.rows))
+        return [take(each, ~np.isin(each.rows, list(self.failures))) for each in splitter.examples]
 
     def _refuse(self, rows: Int64Array, lengths: Int64Array, fitting: Examples) -> None:
         """Reject the rows of which nothing is left; `lengths` `[n]` are those of the examples of `rows` `[n]`."""

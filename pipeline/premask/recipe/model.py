@@ -177,6 +177,12 @@ class Recipe(BaseModel):
         values = {name: getattr(self, name) for name in _MASKING} | own
         return Recipe(**values, sources=["-"], filters=Filters(scripts=self.filters.scripts))
 
+    @property
+    def compares_conversations(self) -> bool:
+        """Whether conversations are told apart by their hashes: duplicates, a validation split and weights need it."""
+        weighted = any(isinstance(source, SourceOptions) and source.weight is not None for source in self.sources)
+        return self.duplicates == "drop" or self.validation > 0 or weighted
+
     def with_sources(self, order: Sequence[int]) -> "Recipe":
         """The same recipe with its sources in another order: `order` holds their numbers now."""
         return self.model_copy(update={"sources": [self.sources[number] for number in order]})

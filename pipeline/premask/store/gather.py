@@ -1,8 +1,8 @@
 """Gathering: the examples that a shard's plan names, out of many stage files into flat arrays.
 
-One Python step for each example (a copy of its ids, one of its spans), then one more by `np.concatenate`; no Python per
-token or span. About 1 µs an example beside the copying. One stage file is open at a time where `StageFiles` holds them:
-the kernel counts every page around what is touched, so many maps held at once would look like, and weigh as, memory.
+One Python step for each example, a copy of its ids; all else by array operations. About 0.3 µs an example with its
+copying. One stage file is open at a time where `StageFiles` holds them: the kernel counts every page around what is
+touched, so many maps held at once would look like, and weigh as, memory.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from premask.dtypes import IGNORE_INDEX, BoolArray, Float32Array, Int32Array
+from premask.dtypes import IGNORE_INDEX, BoolArray, Float32Array, Int32Array, offsets_of, ranges
 from premask.store.stage import Stage
 
 
@@ -46,26 +46,26 @@ def gather(stages: Stages, partition: Int32Array, index: Int32Array) -> Gathered
 
     DataError where a stage has no such example.
     """
-    ids: list[NDArray[np.int32]] = [np.zeros(0, np.int32)] * len(index)
-    spans: list[NDArray[np.int32]] = [np.zeros((0, 2), np.int32)] * len(index)
-    weights: list[NDArray[np.float32]] = [np.zeros(0, np.float32)] * len(index)
-
-    def take(stage: Stage, places: NDArray[np.intp]) -> None:
-        batch_numbers, rows = stage.locate(index[places])
-        for batch_number, within in _groups(batch_numbers):
-            examples, at, row = stage.batches[batch_number], places[within].tolist(), rows[within]
-            _slices(ids, at, examples.ids, examples.offsets, row)
-            _slices(spans, at, examples.spans, examples.span_offsets, row)
-            _slices(weights, at, examples.span_weights, examples.span_offsets, row)
-
-    for number, places in _groups(partition):
-        take(stages[number], places)
+    ids = [b""] * len(index)
+    counts, spans, weights = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int32)], [np.zeros(0, np.float32)]
+    groups = _groups(partition)
+    for number, places in groups:
+        stage, wanted = stages[number], index[places]
+        for place, values in zip(places.tolist(), stage.ids_of(wanted), strict=True):
+            ids[place] = values
+        own = stage.spans_of(wanted)
+        counts.append(own[0])
+        spans.append(own[1])
+        weights.append(own[2])
+    order = np.argsort(np.concatenate([np.zeros(0, np.int64), *(places for _, places in groups)]))
+    sizes = np.concatenate(counts)
+    which = ranges(offsets_of(sizes)[:-1][order], sizes[order])
     return Gathered(
-        ids=_concatenate(ids, np.zeros(0, np.int32)),
-        lengths=_sizes(ids),
-        spans=_concatenate(spans, np.zeros((0, 2), np.int32)),
-        span_counts=_sizes(spans),
-        span_weights=_concatenate(weights, np.zeros(0, np.float32)),
+        ids=np.frombuffer(b"".join(ids), np.int32),
+        lengths=np.fromiter(map(len, ids), np.int32, len(ids)) // np.int32(4),
+        spans=np.concatenate(spans)[which],
+        span_counts=sizes[order].astype(np.int32),
+        span_weights=np.concatenate(weights)[which],
     )
 
 
@@ -106,19 +106,3 @@ def _groups(keys: NDArray[Any]) -> list[tuple[int, NDArray[np.intp]]]:
     order = np.argsort(keys, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)
     return [(int(keys[group[0]]), group) for group in groups if len(group)]
-
-
-def _slices(
-    copies: list[NDArray[Any]], places: list[int], values: NDArray[Any], offsets: NDArray[Any], rows: NDArray[Any]
-) -> None:
-    bounds = zip(places, offsets[rows].tolist(), offsets[rows + 1].tolist(), strict=True)
-    for place, start, end in bounds:
-        copies[place] = values[start:end].copy()
-
-
-def _concatenate(parts: list[NDArray[Any]], empty: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate(parts) if parts else empty
-
-
-def _sizes(parts: list[NDArray[Any]]) -> Int32Array:
-    return np.fromiter(map(len, parts), np.int32, len(parts))

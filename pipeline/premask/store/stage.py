@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from premask.dtypes import Examples, Float32Array, Int32Array, Int64Array
+from premask.dtypes import Examples, Float32Array, Int32Array, Int64Array, ranges
+from premask.dtypes import offsets_of as running
 from premask.errors import DataError
 from premask.store.atomic import Written, atomic_write
 from premask.store.lists import (
@@ -32,42 +33,44 @@ from premask.store.lists import (
 
 DIGEST_BYTES = 16
 
-STAGE_SCHEMA = pa.schema(
-    {
-        "input_ids": pa.large_list(pa.int32()),
-        "spans": pa.large_list(pa.list_(pa.int32(), 2)),
-        "span_weights": pa.large_list(pa.float32()),
-        "row": pa.int64(),
-        "turns": pa.int32(),
-        "source_turn": pa.int32(),
-        "length": pa.int32(),
-        "supervised": pa.int32(),
-        "digest": pa.binary(DIGEST_BYTES),
-    }
-)
+_COLUMNS = {
+    "input_ids": pa.large_list(pa.int32()),
+    "spans": pa.large_list(pa.list_(pa.int32(), 2)),
+    "span_weights": pa.large_list(pa.float32()),
+    "row": pa.int64(),
+    "turns": pa.int32(),
+    "source_turn": pa.int32(),
+    "length": pa.int32(),
+    "supervised": pa.int32(),
+}
+STAGE_SCHEMA = pa.schema(_COLUMNS)
+HASHED_SCHEMA = pa.schema({**_COLUMNS, "digest": pa.binary(DIGEST_BYTES)})
+"""Where the recipe compares conversations."""
 
 
-def write_stage(path: Path, batches: Iterable[Examples]) -> Written:
-    """Write the batches, in order, as they come; one at a time is held."""
-    with atomic_write(path, durable=False) as file, pa.ipc.new_file(file, STAGE_SCHEMA) as writer:
+def write_stage(path: Path, batches: Iterable[Examples], *, hashed: bool = True) -> Written:
+    """Write the batches, in order, as they come; one at a time is held. `hashed` says whether they have digests."""
+    schema = HASHED_SCHEMA if hashed else STAGE_SCHEMA
+    with atomic_write(path, durable=False) as file, pa.ipc.new_file(file, schema) as writer:
         for examples in batches:
-            writer.write_batch(_to_batch(examples))
+            writer.write_batch(_to_batch(examples, schema))
     return file.written(path)
 
 
 def read_stage(path: Path) -> "Stage":
     """Memory-map a stage file. DataError where it is missing, cut short, or none."""
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        whole = pa.memory_map(str(path)).read_buffer()
+        reader = pa.ipc.open_file(whole)
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path}: expected a whole stage file, found: {error}; run again to rebuild it") from error
-    if reader.schema != STAGE_SCHEMA:
+    if reader.schema not in (STAGE_SCHEMA, HASHED_SCHEMA):
         raise DataError(
             f"{path}: expected a stage file of this version, found the columns {reader.schema.names};"
             " run again with --fresh"
         )
-    return Stage(path, batches)
+    return Stage(path, whole, batches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +92,9 @@ class StageFiles:
 class Stage:
     """The N examples of one partition, memory-mapped."""
 
-    def __init__(self, path: Path, batches: list[pa.RecordBatch]) -> None:
+    def __init__(self, path: Path, whole: pa.Buffer, batches: list[pa.RecordBatch]) -> None:
         self.path = path
+        self._whole = whole
         self._batches = batches
         self._ends = np.cumsum([len(batch) for batch in batches], dtype=np.int64)
 
@@ -124,7 +128,7 @@ class Stage:
 
     @property
     def digests(self) -> NDArray[np.uint8]:
-        """`[N, 16]` hash of every example's conversation."""
+        """`[N, 16]` hash of every example's conversation. KeyError where they were written without."""
         parts = [bytes_of(batch.column("digest")) for batch in self._batches]
         return np.concatenate([np.zeros((0, DIGEST_BYTES), np.uint8), *parts])
 
@@ -138,22 +142,55 @@ class Stage:
         """The batches as they were written, as read-only views."""
         return [_to_examples(batch) for batch in self._batches]
 
-    def locate(self, index: Int32Array) -> tuple[Int64Array, Int64Array]:
-        """Batch and place within it of the examples `index` `[E]`. DataError for an index that is not there."""
+    def ids_of(self, index: Int32Array) -> Iterator[bytes]:
+        """The ids (int32) of the examples `index` `[E]`, in order. DataError for an index that is not there."""
+        self._require(index)
+        raw = memoryview(self._whole)
+        first, behind = self._places[index], self._places[index] + 4 * self.lengths[index].astype(np.int64)
+        return (bytes(raw[a:b]) for a, b in zip(first.tolist(), behind.tolist(), strict=True))
+
+    def spans_of(self, index: Int32Array) -> tuple[Int64Array, Int32Array, Float32Array]:
+        """How many spans the examples `index` `[E]` have, the spans `[S, 2]` and their weights `[S]`, in order.
+
+        DataError for an index that is not there.
+        """
+        self._require(index)
+        offsets, spans, weights = self._spans
+        counts = offsets[index + 1] - offsets[index]
+        which = ranges(offsets[index], counts)
+        return counts, spans[which], weights[which]
+
+    def _require(self, index: Int32Array) -> None:
         if len(index) and not 0 <= index.min() <= index.max() < len(self):
             raise DataError(
                 f"{self.path}: expected example {index.max()}, found {len(self)} examples;"
                 " the plan belongs to another run: run again with --fresh"
             )
-        batch = np.searchsorted(self._ends, index, side="right")
-        starts = np.concatenate([[0], self._ends])
-        return batch, index - starts[batch]
+
+    @cached_property
+    def _places(self) -> Int64Array:
+        """`[N]` the byte of the file at which the ids of every example begin."""
+        parts = [np.zeros(0, np.int64)]
+        for column in (batch.column("input_ids") for batch in self._batches):
+            values = column.values.buffers()[1]  # none where there are no ids
+            first = values.address - self._whole.address if values else 0
+            parts.append(first + 4 * offsets_of(column)[:-1])
+        return np.concatenate(parts)
+
+    @cached_property
+    def _spans(self) -> tuple[Int64Array, Int32Array, Float32Array]:
+        """First span of every example and the number of all `[N + 1]`; the spans and their weights."""
+        columns = [(batch.column("spans"), batch.column("span_weights")) for batch in self._batches]
+        counts = [np.diff(offsets_of(spans)) for spans, _ in columns]
+        spans = np.concatenate([np.zeros((0, 2), np.int32), *(pairs_of(spans) for spans, _ in columns)])
+        weights = np.concatenate([np.zeros(0, np.float32), *(values_of(weights) for _, weights in columns)])
+        return running(np.concatenate([np.zeros(0, np.int64), *counts])), spans, weights
 
     def _column(self, name: str, dtype: type[np.generic]) -> NDArray[Any]:
         return np.concatenate([np.zeros(0, dtype), *(view(batch.column(name)) for batch in self._batches)])
 
 
-def _to_batch(examples: Examples) -> pa.RecordBatch:
+def _to_batch(examples: Examples, schema: pa.Schema) -> pa.RecordBatch:
     columns: list[NDArray[Any] | pa.Array] = [
         large_list_column(examples.offsets, examples.ids),
         large_list_column(examples.span_offsets, pair_column(examples.spans)),
@@ -163,9 +200,10 @@ def _to_batch(examples: Examples) -> pa.RecordBatch:
         examples.source_turns,
         examples.lengths,
         examples.supervised,
-        bytes_column(examples.digests),
     ]
-    return pa.RecordBatch.from_arrays([column_of(column) for column in columns], schema=STAGE_SCHEMA)
+    if schema == HASHED_SCHEMA:
+        columns.append(bytes_column(examples.digests))
+    return pa.RecordBatch.from_arrays([column_of(column) for column in columns], schema=schema)
 
 
 def _to_examples(batch: pa.RecordBatch) -> Examples:
@@ -180,5 +218,5 @@ def _to_examples(batch: pa.RecordBatch) -> Examples:
         rows=view(batch.column("row")),
         turns=view(batch.column("turns")),
         source_turns=view(batch.column("source_turn")),
-        digests=bytes_of(batch.column("digest")),
+        digests=bytes_of(batch.column("digest")) if batch.schema == HASHED_SCHEMA else np.zeros((len(batch), 0), np.uint8),
     )

@@ -28,6 +28,7 @@ from premask.mask.overflow import fit
 from premask.maskers import masker_for
 from premask.pack.scripts import text_of, written_otherwise
 from premask.read import (
+    PLAIN,
     Conversation,
     Format,
     Partition,
@@ -106,7 +107,7 @@ def mask_partition(
             masker=masker_for(orjson.dumps(recipe).decode(), tokenizer, orjson.dumps(templating).decode()),
             recipe=Recipe(**recipe),
             format=format,
-            shape=Shape(**shape),
+            shape=PLAIN if Shape(**shape) == PLAIN else Shape(**shape),  # itself: `convert` asks for every row
             hashed=hashed,
         )
         own = masking.masker.encoder

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from premask.render.expression import LARGEST, TooLarge, _Writer, compile_expressions, compile_fill
+from premask.render.expression import LARGEST, TooLarge, _Writer, compile_expression, compile_fill
 
 HOSTILE = [
     '"); import os; ("',
@@ -73,9 +73,16 @@ fields = st.lists(st.text("aA b\n", max_size=5), min_size=3, max_size=3)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.lists(expressions, max_size=4), fields)
-def test_compiled_is_what_it_says(several, values):
-    assert compile_expressions(several)(values) == tuple(evaluate(e, values) for e in several)
+@given(expressions, fields)
+def test_compiled_is_what_it_says(expression, values):
+    assert compile_expression(expression)(values) == evaluate(expression, values)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(strings, max_size=4), fields)
+def test_a_fill_shares_what_its_pieces_have_in_common(several, values):
+    expected = [evaluate(e, values) for e in several]
+    assert compile_fill(several)(values) == ("".join(expected), tuple(map(len, expected)))
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -98,10 +105,11 @@ def test_nested_fields():
         (("ensure_ascii", False), ("indent", None), ("separators", (",", ":")), ("sort_keys", True)),
     )
     shape = ("shape", ("field", 0))
-    text, written, structure = compile_expressions([path, json, shape])([value])
-    assert (text, written) == ("x", '{"a":[{"b\'\\"":"x"}],"n":1}')
-    assert structure == compile_expressions([shape])([{"a": [{"b'\"": "other"}], "n": 1}])[0]
-    assert structure != compile_expressions([shape])([{"a": [{"b'\"": "x"}], "n": True}])[0]
+    assert compile_expression(path)([value]) == "x"
+    assert compile_expression(json)([value]) == '{"a":[{"b\'\\"":"x"}],"n":1}'
+    structure = compile_expression(shape)
+    assert structure([value]) == structure([{"a": [{"b'\"": "other"}], "n": 1}])
+    assert structure([value]) != structure([{"a": [{"b'\"": "x"}], "n": True}])
 
 
 def test_what_is_used_twice_is_computed_once():
@@ -113,9 +121,10 @@ def test_what_is_used_twice_is_computed_once():
             return str.split(self, *args)
 
     split = ("call", "split", ("field", 0), ("const", ","))
-    several = [("item", split, 0), ("item", split, 1), ("len", split)]
-    assert compile_expressions(several)([Counting("a,b")]) == ("a", "b", 2)
+    assert compile_fill([("item", split, 0), "-", ("item", split, 1)])([Counting("a,b")]) == ("a-b", (1, 1))
     assert Counting.calls == 1
+    assert compile_expression(("cat", ("item", split, 0), ("item", split, 1)))([Counting("a,b")]) == "ab"
+    assert Counting.calls == 2
 
 
 @pytest.mark.parametrize(
@@ -131,11 +140,11 @@ def test_what_is_used_twice_is_computed_once():
 )
 def test_no_other_operation_is_written(unknown):
     with pytest.raises(AssertionError, match="bug in premask"):
-        compile_expressions([unknown])
+        compile_expression(unknown)
 
 
 def test_nothing_to_compute():
-    assert compile_expressions([])(["a"]) == ()
+    assert compile_fill([])(["a"]) == ("", ())
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from premask.render.expression import ASKING_METHODS, DERIVING_METHODS, compile_expressions
+from premask.render.expression import ASKING_METHODS, DERIVING_METHODS, compile_expression
 from premask.render.recording import Recorder, TInt, Untraceable, expression, plain
 from premask.render.values import MAX_DEPTH, TList, TMarkup, TStr, concatenate, contained
 
@@ -100,7 +100,7 @@ def traced(text, recording=True, index=0):
 def answers_alike(recorder, fields):
     """Whether other fields answer all questions of a trace as it was answered; a question is asked after the others."""
     return all(
-        compile_expressions([question])(fields)[0] == answer and type(answer) in (bool, int)
+        compile_expression(question)(fields) == answer and type(answer) in (bool, int)
         for question, answer in recorder.guards.items()
     )
 
@@ -109,7 +109,7 @@ def evaluated(value, fields):
     """A traced result on other fields."""
     if isinstance(value, tuple):
         return tuple(evaluated(v, fields) for v in value)
-    return compile_expressions([expression(value)])(fields)[0]
+    return compile_expression(expression(value))(fields)
 
 
 def check(operation, oracle, text, other):

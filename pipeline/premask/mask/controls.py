@@ -108,7 +108,7 @@ class ControlIds:
         self._close = self._high - self._low < len(table) // 16  # as those behind a vocabulary are
 
     def find(self, ids: Int32Array) -> Int64Array:
-        """Where control tokens and tags stand in `ids` `[T]`, ascending. Comparing is ten times as fast as looking up."""
+        """Where control tokens and tags stand in `ids` `[T]`, ascending. Comparing is far faster than looking up."""
         if not self._close:
             return np.flatnonzero(self.table.take(ids))
         near = np.flatnonzero((ids >= self._low) & (ids <= self._high))

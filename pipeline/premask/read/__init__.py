@@ -4,6 +4,7 @@ from premask.read.conversation import REASONS as REASONS
 from premask.read.conversation import Conversation as Conversation
 from premask.read.conversation import Message as Message
 from premask.read.conversation import Rejected as Rejected
+from premask.read.conversation import plain_of as plain_of
 from premask.read.expand import expand as expand
 from premask.read.lines import parse as parse
 from premask.read.mapping import PLAIN as PLAIN

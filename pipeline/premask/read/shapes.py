@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, TypeAlias, get_args
 
 from premask.errors import DataError, UsageError
-from premask.read.conversation import Conversation, Message, Rejected
+from premask.read.conversation import Conversation, Message, Rejected, plain_of
 from premask.read.faults import MISSING, Fault, check_json, listed, wrong_type
 from premask.read.mapping import PLAIN, Shape, json_list
-from premask.read.messages import Weights, read_messages
+from premask.read.messages import ROLES, Weights, read_messages
 from premask.read.tools import parse_text, read_tools
 
 Format: TypeAlias = Literal["messages", "sharegpt", "alpaca", "prompt-completion", "text"]
@@ -37,6 +37,9 @@ _OWN_COLUMNS: dict[str, Format] = {
     "text": "text",
 }
 """Columns that only one format has."""
+
+_BESIDE = frozenset(("label", "system", "tools", "chat_template_kwargs"))
+"""Columns that say something beside the messages."""
 
 _ALPACA_ANSWERS = ("output", "response")
 _FIX = "correct the row, or drop it"
@@ -100,6 +103,8 @@ def convert(format: Format, row: dict[str, Any], shape: Shape = PLAIN) -> Conver
     try:
         if shape is not PLAIN:
             row = shape.read(row)
+        elif format == "messages" and _BESIDE.isdisjoint(row) and (plain := _plain(row.get("messages"))):
+            return plain
         if format == "text":
             return _whole(row)
         if row.get("label") is False:  # as TRL's KTO trainer and LLaMA-Factory mark what a model should not say
@@ -108,17 +113,26 @@ def convert(format: Format, row: dict[str, Any], shape: Shape = PLAIN) -> Conver
         messages, weights = _READERS[format](row)
         if row.get("system"):
             messages, weights = _with_system(row["system"], messages, weights)
-        for message in messages:
-            if message["role"] == "assistant":
-                break
-        else:
+        if not any(message["role"] == "assistant" for message in messages):
             found, remedy = f"{len(messages)} messages by others", "there is nothing to train: drop the row"
             raise Fault("no_assistant_turn", "row", "a message by the assistant", found, remedy)
         tools = read_tools(row["tools"]) if "tools" in row else None
         template_args = _read_template_args(row["chat_template_kwargs"]) if "chat_template_kwargs" in row else {}
     except Fault as fault:
         return fault.rejected if shape is PLAIN else shape.named(fault.rejected)
-    return Conversation(messages, tools, template_args, weights)
+    conversation = Conversation(messages, tools, template_args, weights)
+    conversation.plain = plain_of(messages)
+    return conversation
+
+
+def _plain(messages: Any) -> Conversation | None:
+    """The conversation of a row that is messages of role and text and nothing else, the short way; None of others."""
+    plain = plain_of(messages) if type(messages) is list else None
+    if plain is None or "assistant" not in plain[0] or not ROLES.issuperset(plain[0]):
+        return None
+    conversation = Conversation(messages)
+    conversation.plain = plain
+    return conversation
 
 
 def _whole(row: dict[str, Any]) -> Conversation:

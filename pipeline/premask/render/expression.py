@@ -1,8 +1,8 @@
 """Expressions over the fields of one conversation: how a traced string was derived, and what a template asked of it.
 
 An expression is a nested tuple `(operator, operand, ...)`; its leaves are `("field", i)`, the i-th field of a
-conversation (`shape.py`), and `("const", value)`, a value of the template. Expressions are data: `compile_expressions`
-turns them into one Python function whose source holds operators and numbers only. Every constant reaches it through
+conversation (`shape.py`), and `("const", value)`, a value of the template. Expressions are data: `compile_expression`
+turns one into a Python function whose source holds operators and numbers only. Every constant reaches it through
 its namespace, so no text of a template or a user is ever part of the source.
 
 | operator | meaning |
@@ -71,16 +71,15 @@ def expanded(text: str, size: int = 8) -> str:
     return text.expandtabs(size)
 
 
-def compile_expressions(expressions: Sequence[Expr]) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """One function from a conversation's fields to the values of all `expressions`, in order.
+def compile_expression(expression: Expr) -> Callable[[Sequence[Any]], Any]:
+    """One function from a conversation's fields to the value of an expression.
 
-    Subexpressions that occur more than once are computed once. The function raises TooLarge for fields of which an
+    Subexpressions that occur more than once are computed once. The function raises TooLarge for fields of which the
     expression would make more than `LARGEST` characters.
     """
-    writer = _Writer(expressions)
-    results = [writer.write(e) for e in expressions]
-    lines = ["def run(f):", *writer.lines, f" return ({''.join(r + ', ' for r in results)})"]
-    return _compiled(lines, writer)
+    writer = _Writer([expression])
+    result = writer.write(expression)
+    return _compiled(["def run(f):", *writer.lines, f" return {result}"], writer)
 
 
 def _compiled(lines: Sequence[str], writer: "_Writer") -> Callable[[Sequence[Any]], Any]:
@@ -90,7 +89,7 @@ def _compiled(lines: Sequence[str], writer: "_Writer") -> Callable[[Sequence[Any
 
 
 def compile_fill(pieces: Sequence[str | Expr]) -> Callable[[Sequence[Any]], tuple[str, tuple[int, ...]]]:
-    """One function from a conversation's fields to a text, joined from literals and expressions, and these' UTF-8 bytes.
+    """One function from a conversation's fields to a text, its pieces joined, and the bytes of those that are derived.
 
     It raises TooLarge where they make more than `LARGEST` characters, before they are joined.
     """

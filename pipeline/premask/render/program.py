@@ -22,7 +22,7 @@ from premask.errors import DataError
 from premask.read import Conversation
 from premask.render.bounds import OutOfTime, TooMuch, begin
 from premask.render.environment import compile_template
-from premask.render.expression import Expr, TooLarge, compile_expressions, compile_fill
+from premask.render.expression import Expr, TooLarge, compile_expression, compile_fill
 from premask.render.recording import Recorder, Untraceable
 from premask.render.shape import Path, copied, field_paths, flatten
 from premask.render.tracing import Piece, TracingEnvironment
@@ -94,7 +94,7 @@ class Leaf(Generic[A]):
 @dataclass(slots=True)
 class _Node(Generic[A]):
     question: Expr | None = None
-    ask: Callable[[Sequence[Any]], tuple[Any, ...]] | None = None
+    ask: Callable[[Sequence[Any]], Any] | None = None
     branches: dict[Any, "_Node[A]"] = field(default_factory=dict)
     leaf: Leaf[A] | None = None
 
@@ -145,7 +145,8 @@ class Program(Generic[A]):
         texts: list[str] = []
         sizes: list[int] = []
         which: list[int] = []
-        leaves: dict[int, tuple[int, Leaf[A]]] = {}
+        leaves: list[Leaf[A]] = []
+        numbers: dict[int, int] = {}
         failures: dict[int, Failure] = {}
         for row, conversation in enumerate(conversations):
             filled = self._fill(conversation)
@@ -157,14 +158,16 @@ class Program(Generic[A]):
             leaf, text, values = filled
             texts.append(text)
             sizes += values
-            which.append(leaves.setdefault(id(leaf), (len(leaves), leaf))[0])
+            number = numbers.setdefault(id(leaf), len(leaves))
+            if number == len(leaves):
+                leaves.append(leaf)
+            which.append(number)
             self.rendered += 1
             if self.rendered % AUDIT_EVERY == 0:
                 self._audit(conversation, text)
-        taken = [leaf for _, leaf in leaves.values()]
-        numbers = np.array(which, np.int64)
-        first, borders = _laid_out([leaf.sizes for leaf in taken], numbers, np.array(sizes, np.int64))
-        return Rendered(texts, [leaf.analysis for leaf in taken], numbers, first, borders, failures)
+        taken = np.array(which, np.int64)
+        first, borders = _laid_out([leaf.sizes for leaf in leaves], taken, np.array(sizes, np.int64))
+        return Rendered(texts, [leaf.analysis for leaf in leaves], taken, first, borders, failures)
 
     def render_plain(self, conversation: Conversation, **variables: Any) -> str:
         """One conversation as Jinja renders it. Raises what the template raises."""
@@ -200,7 +203,7 @@ class Program(Generic[A]):
     def _find(self, key: Hashable, fields: list[Any]) -> Leaf[A] | None:
         node = self.trees.get(key)
         while node is not None and node.ask is not None:
-            node = node.branches.get(node.ask(fields)[0])
+            node = node.branches.get(node.ask(fields))
         return node.leaf if node is not None else None
 
     def _learn(self, conversation: Conversation, key: Hashable) -> "Leaf[A] | Failure":
@@ -284,7 +287,7 @@ class Program(Generic[A]):
         node = self.trees.setdefault(key, _Node())
         for question, answer in recorder.guards.items():
             if node.ask is None:
-                node.question, node.ask = question, compile_expressions([question])
+                node.question, node.ask = question, compile_expression(question)
             if node.question != question:
                 raise AssertionError("bug in premask: a template asked different questions on one path")
             node = node.branches.setdefault(answer, _Node())

@@ -11,7 +11,7 @@ format knows) are one field each, however deep: a template that looks inside ask
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeAlias
 
-from premask.read import Conversation
+from premask.read import Conversation, plain_of
 
 Path: TypeAlias = tuple[str | int, ...]
 """Where a field stands: `(message index, key, ...)`; tool schemas stand at `("tools", index)`."""
@@ -32,15 +32,15 @@ def is_field(key: str | int, value: Any) -> bool:
 def flatten(conversation: Conversation) -> tuple[Hashable, list[Any]]:
     """The shape of a conversation and its fields, in the order of `field_paths`."""
     tools = conversation.tools
-    key: list[Hashable] = [None if tools is None else len(tools)]
+    if conversation.plain and tools is None and not conversation.template_args:
+        return conversation.plain
+    key: list[Hashable] = [] if tools is None else [len(tools)]
     fields: list[Any] = [] if tools is None else list(tools)
     for message in conversation.messages:
-        if len(message) == 2:  # nearly all there are: a role alone stands for a message of role and text
-            (first, role), (second, content) = message.items()
-            if first == "role" and second == "content" and type(content) is str:
-                key.append(role)
-                fields.append(content)
-                continue
+        if plain := plain_of([message]):  # its role alone stands for it
+            key += plain[0]
+            fields += plain[1]
+            continue
         key.append(None)
         for name, value in message.items():
             key.append(name)

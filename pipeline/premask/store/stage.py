@@ -218,5 +218,7 @@ def _to_examples(batch: pa.RecordBatch) -> Examples:
         rows=view(batch.column("row")),
         turns=view(batch.column("turns")),
         source_turns=view(batch.column("source_turn")),
-        digests=bytes_of(batch.column("digest")) if batch.schema == HASHED_SCHEMA else np.zeros((len(batch), 0), np.uint8),
+        digests=bytes_of(batch.column("digest"))
+        if batch.schema == HASHED_SCHEMA
+        else np.zeros((len(batch), 0), np.uint8),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from premask import encoders, phases
+from premask import encoders
 from premask.encode import backends
 from premask.encode.admission import Verdict
 from premask.encode.backends import Fastokens
@@ -18,6 +18,7 @@ from premask.encoders import choose, remember
 from premask.errors import UsageError
 from premask.prepare import prepare
 from premask.recipe import Recipe
+from premask.run.local import Crew
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [str(path) for path in sorted((ROOT / "data/samples").iterdir())]
@@ -117,9 +118,9 @@ def test_receipts_of_a_backend_do_not_count_for_another(tmp_path: Path, monkeypa
         with pytest.raises(ZeroDivisionError):
             prepare(recipe(), tmp_path / "out", encoder="fastokens", workers=1)
     again: list[str] = []
-    performed = phases.run_items
+    perform = Crew.perform
     monkeypatch.setattr(
-        phases, "run_items", lambda items, **more: again.extend(i.name for i in items) or performed(items, **more)
+        Crew, "perform", lambda crew, items, done: again.extend(i.name for i in items) or perform(crew, items, done)
     )
     prepare(recipe(), tmp_path / "out", encoder="tokenizers", workers=1)
     assert sum(name.startswith("partition") for name in again) == len(SAMPLES)

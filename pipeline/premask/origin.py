@@ -19,6 +19,7 @@ from premask.phases import Run
 from premask.read import Source, digest_file, expand, open_sources, place_of, size_of, stamp_of, suffix_of
 from premask.recipe import Recipe
 from premask.record import RUN, code_digest, shaping
+from premask.run.local import Crew
 from premask.show.progress import Progress
 from premask.store.sealed import unseal
 
@@ -33,11 +34,11 @@ class Origin:
     inputs: list[Input]
     files: TokenizerFiles
 
-    def run(self, out: Path, workers: int, progress: Progress, locks: tuple[int, ...] = ()) -> Run:
+    def run(self, out: Path, crew: Crew, progress: Progress) -> Run:
         """A run of the same recipe into the folder `out`."""
         identity = identity_with({**self.description, "code": code_digest()}, self.inputs)
         sizes = self.description["sizes"]
-        return Run(self.recipe, self.inputs, self.files, out, workers, progress, identity, locks, sizes)
+        return Run(self.recipe, self.inputs, self.files, out, crew, progress, identity, sizes)
 
     def require_unchanged(self) -> None:
         """DataError where a source has changed since it was found."""

@@ -5,7 +5,7 @@ Every finished item leaves a receipt in the work folder, so that a run which was
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from premask.maskers import templating_of
 from premask.pack.plan import Plan
 from premask.recipe import Recipe
 from premask.run.items import WorkItem
-from premask.run.local import run_items
+from premask.run.local import Crew
 from premask.show.progress import Progress
 from premask.steps import build_shard, cut_source, mask_partition
-from premask.store.atomic import Written
+from premask.store.atomic import Written, flushing
 from premask.store.claim import WORK
-from premask.store.layout import write_layout
+from premask.store.layout import shard_path, write_layout
 from premask.store.plan_file import PLAN, write_plan
 from premask.store.receipts import finished, write_receipt
 from premask.store.shards import ShardEntry
@@ -58,12 +58,9 @@ class Run:
     inputs: Sequence[Input]
     files: TokenizerFiles
     out: Path
-    workers: int
+    crew: Crew
     progress: Progress
     identity: str
-    locks: tuple[int, ...]
-    """Descriptors of the locks that workers hold too."""
-
     sizes: Mapping[str, int]
     """Of partitions in bytes, of shards in tokens."""
 
@@ -89,8 +86,13 @@ class Run:
         """The entry of the recipe's sources that a partition belongs to."""
         return self.inputs[part.partition.source].source.argument
 
-    def perform(self, phase: str, unit: str, items: Sequence[WorkItem]) -> dict[str, Any]:
-        """Perform work items; those with a receipt are not run again. Results by name."""
+    def perform(
+        self, phase: str, unit: str, items: Sequence[WorkItem], on_written: Callable[[Path], None] | None = None
+    ) -> dict[str, Any]:
+        """Perform work items; those with a receipt are not run again. Results by name.
+
+        `on_written` is called with every file that an item has written, as each of them ends.
+        """
         known = {item.name: result for item in items if (result := finished(self.work, item.digest())) is not None}
         self.progress.phase(phase, len(items), unit)
         self.progress.advance(len(known))
@@ -103,12 +105,15 @@ class Run:
             self.made.stages.update(step["result"].pop("seconds", {}))
             written = [Written(Path(path), size, sha256) for path, size, sha256 in step["written"]]
             write_receipt(self.work, item.digest(), written, step["result"])
+            if on_written:
+                for file in written:
+                    on_written(file.path)
             known[item.name] = step["result"]
             self.progress.advance()
 
         todo = [item for item in items if item.name not in known]
         try:
-            run_items(todo, workers=self.workers, on_done=note, inherited=self.locks)
+            self.crew.perform(todo, note)
         finally:
             self.made.phases[phase] = self.made.phases.get(phase, 0.0) + time.monotonic() - began
         return known
@@ -189,13 +194,22 @@ def write_shards(
     written = write_plan(run.out / PLAN, plans)
     names = {(split, number): of.shards for split, of in plans.items() for number in range(of.shards)}
     items = {name: shard_item(run, *name, count, stages, optional, written.sha256) for name, count in names.items()}
-    results = run.perform("writing", "shard", list(items.values()))
+    results = build_shards(run, list(items.values()))
     shards = {
         split: [ShardEntry(**results[items[split, number].name]) for number in range(of.shards)]
         for split, of in plans.items()
     }
     write_layout(run.out, shards, **optional)
     return shards
+
+
+def build_shards(run: Run, items: Sequence[WorkItem]) -> dict[str, Any]:
+    """Perform the items of some shards (`shard_item`); when it returns, all of them are on the disk."""
+    with flushing() as flush:
+        results = run.perform("writing", "shard", items, flush)
+        for item in items:  # those of an earlier run as well
+            flush(shard_path(run.out, *(item.arguments[key] for key in ("split", "number", "count"))))
+    return results
 
 
 def shard_item(

@@ -32,7 +32,7 @@ from premask.recipe import Recipe
 from premask.record import RUN, code_digest, describe, how_made, manifest_of, summary_of
 from premask.rejected import require_kept, require_strict, write_rejected
 from premask.run.items import WorkItem
-from premask.run.local import run_items, usable_cores
+from premask.run.local import Crew, run_items, usable_cores
 from premask.show.progress import Progress, SilentProgress
 from premask.steps import digest_source
 from premask.store.atomic import remove_leftovers
@@ -43,8 +43,8 @@ from premask.store.sealed import write_sealed
 from premask.store.shards import features
 from premask.store.stage import StageFiles
 
-SHARD_TOKENS = 2**22
-"""Tokens of a shard, about: 50 MB."""
+SHARD_TOKENS = 2**21
+"""Tokens of a shard, about: 25 MB."""
 
 WORKER_BYTES = 8 * 2**20
 """Sources that a worker should have to itself: masking less takes no longer than starting one more process."""
@@ -95,8 +95,9 @@ def prepare(
             remove_leftovers(folder)
             size = sum(each.source.size for each in inputs)
             chosen = choose(encoder, maskers[0].encoder, size, lambda: rendered_sample(maskers[0], inputs))
-            run = Run(recipe, inputs, files, folder, workers, progress, identity, (lock,), sizes, chosen)
-            manifest = run_phases(run, description, strict)
+            with Crew(workers, (lock,)) as crew:
+                run = Run(recipe, inputs, files, folder, crew, progress, identity, sizes, chosen)
+                manifest = run_phases(run, description, strict)
             require_unchanged(inputs)
             remove_leftovers(folder)  # of workers that died in this very run
             write_sealed(folder / RUN, how_made(run, description, began, time.monotonic() - clock))

@@ -168,7 +168,7 @@ def how_made(run: Run, description: Mapping[str, Any], began: float, seconds: fl
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "workers": run.workers,
+        "workers": run.crew.size,
         "sources": [located(each.source.path) for each in run.inputs],
         "tokenizer": str(run.files.folder.resolve()),
         "encoder": {

@@ -21,6 +21,7 @@ from premask.phases import Run, mask_partitions, slice_sources
 from premask.planning import mix_of
 from premask.recipe import Recipe
 from premask.rejected import REJECTED, lines_of, rejected_rows
+from premask.run.local import Crew
 from premask.show.progress import Progress
 from premask.store.check import Columns, columns_of
 from premask.store.gather import Gathered, gather, labels, loss_weights
@@ -89,8 +90,8 @@ def rederive(
     chosen = np.arange(count)
     if sample is not None and sample < count:
         chosen = np.sort(np.random.default_rng(origin.recipe.seed).choice(count, sample, replace=False))
-    with tempfile.TemporaryDirectory(prefix="premask-verify-") as scratch:
-        run = origin.run(Path(scratch), workers, progress)
+    with tempfile.TemporaryDirectory(prefix="premask-verify-") as scratch, Crew(workers) as crew:
+        run = origin.run(Path(scratch), crew, progress)
         again = _run_again(run, slice_sources(run), manifest, chosen)
         origin.require_unchanged()
         found = Comparison(rows=len(chosen))

@@ -20,12 +20,12 @@ from typing import Any
 from premask.errors import DataError, UsageError
 from premask.intake import Sliced
 from premask.origin import Origin, find_origin, read_record
-from premask.phases import Run, mask_partitions, shard_item, slice_sources
+from premask.phases import Run, build_shards, mask_partitions, shard_item, slice_sources
 from premask.prepare import plan_packs, run_phases
 from premask.read import digest_file
 from premask.record import DESCRIBED, RUN
 from premask.rejected import REJECTED, write_rejected
-from premask.run.local import usable_cores
+from premask.run.local import Crew, usable_cores
 from premask.show.progress import Progress, SilentProgress
 from premask.store.atomic import is_temporary, remove_leftovers, sync_folder
 from premask.store.claim import WORK
@@ -69,9 +69,8 @@ class _Means:
 
     sources: Sequence[str]
     tokenizer: str | None
-    workers: int
+    crew: Crew
     progress: Progress
-    locks: tuple[int, ...]
 
 
 def repair(
@@ -91,8 +90,8 @@ def repair(
     folder, progress = Path(folder), progress or SilentProgress()
     if not folder.is_dir():
         raise UsageError(f"{folder}: expected the folder of a prepared dataset, found none; check the path")
-    with locked(folder) as lock:
-        means = _Means(sources, tokenizer, workers or usable_cores(), progress, (lock,))
+    with locked(folder) as lock, Crew(workers or usable_cores(), (lock,)) as crew:
+        means = _Means(sources, tokenizer, crew, progress)
         repaired = Repaired()
         damages = verify(folder, workers=workers, progress=progress).damages
         if any(damage.file == MANIFEST and damage.kind in _MENDED for damage in damages):
@@ -138,7 +137,7 @@ def _rebuild_all(folder: Path, scratch: Path, means: _Means) -> list[str]:
         )
     description = record["description"]
     origin = find_origin(folder, description, sources=means.sources, tokenizer=means.tokenizer)
-    run = origin.run(scratch, means.workers, means.progress, means.locks)
+    run = origin.run(scratch, means.crew, means.progress)
     manifest = run_phases(run, description, strict=False)
     origin.require_unchanged()
     shards = [f"{split}/{entry.file}" for split, own in split_shards(scratch, manifest).items() for entry in own]
@@ -153,7 +152,7 @@ def _rebuild(folder: Path, scratch: Path, means: _Means, wanted: Sequence[str]) 
     small = {RUN, *layout_names(manifest["splits"])}
     if not small.issuperset(wanted):
         origin = find_origin(folder, manifest, sources=means.sources, tokenizer=means.tokenizer)
-        run = origin.run(scratch, means.workers, means.progress, means.locks)
+        run = origin.run(scratch, means.crew, means.progress)
         _rebuild_data(folder, manifest, origin, run, set(wanted))
         origin.require_unchanged()
     if not small.isdisjoint(wanted):
@@ -196,7 +195,7 @@ def _rebuild_data(folder: Path, manifest: Mapping[str, Any], origin: Origin, run
         shard_item(run, *name, count, stages, _optional(manifest), manifest["files"][PLAN])
         for name, count in shards.items()
     ]
-    run.perform("writing", "shard", items)
+    build_shards(run, items)
 
 
 def _require_partitions(folder: Path, manifest: Mapping[str, Any], slices: Sequence[Sliced]) -> None:

@@ -23,8 +23,8 @@ from premask.read.lines import lines_of, parse, read_range
 from premask.read.places import Place, open_stream
 from premask.read.sources import Source
 
-PARTITION_BYTES = 16 * 2**20
-"""Size of a partition: a second or so of work, and small enough that a few GB make hundreds of items."""
+PARTITION_BYTES = 8 * 2**20
+"""Size of a partition: a fraction of a second of work, and small enough to be shared out evenly."""
 
 NOTE_ROWS = 1000
 """So many rows, at most, `union_note` looks at."""

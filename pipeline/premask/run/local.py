@@ -44,33 +44,9 @@ def run_items(
     on_done: OnDone | None = None,
     inherited: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Perform every item; results by item name, in the order of `items`.
-
-    `on_done(item, result)` is called here in the driver, as each of them completes, in any order. With one worker, or
-    one item, no process starts. Workers keep the descriptors `inherited` open as long as they live.
-
-    Raises the `PremaskError` of the first item (in the order of `items`) that failed, once the items that were running
-    have come to their end; `MachineError` for an item whose worker died `TRIES` times, or that took longer than
-    `ITEM_SECONDS` in a worker. No worker is left behind.
-    """
-    if workers < 1:
-        raise UsageError(f"workers: expected at least 1, found {workers}")
-    results: dict[str, Any] = {}
-    if len({item.name for item in items}) < len(items):
-        raise ValueError("two work items of one name")
-
-    def note(item: WorkItem, result: Any) -> None:
-        results[item.name] = result
-        if on_done:
-            on_done(item, result)
-
-    if workers == 1 or len(items) <= 1:
-        for item in items:
-            note(item, item.perform())
-    else:
-        with _Crew(min(workers, len(items)), inherited) as crew:
-            crew.run(items, note)
-    return {item.name: results[item.name] for item in items}
+    """Perform every item with a crew of its own: see `Crew.perform`. No worker is left behind."""
+    with Crew(workers, inherited) as crew:
+        return crew.perform(items, on_done)
 
 
 def usable_cores() -> int:
@@ -142,10 +118,15 @@ def _start(theirs: Connection, inherited: Sequence[int]) -> subprocess.Popen[byt
     )
 
 
-class _Crew:
-    """At most `size` workers, each started when there is an item for it."""
+class Crew:
+    """At most `size` workers, each started when there is an item for it; they stay until the block ends.
 
-    def __init__(self, size: int, inherited: Sequence[int]) -> None:
+    Workers keep the descriptors `inherited` open as long as they live. UsageError for less than one worker.
+    """
+
+    def __init__(self, size: int, inherited: Sequence[int] = ()) -> None:
+        if size < 1:
+            raise UsageError(f"workers: expected at least 1, found {size}")
         self.size = size
         self.inherited = inherited
         self.workers: list[_Worker] = []
@@ -165,8 +146,33 @@ class _Crew:
         """The workers that hold an item, by connection."""
         return {worker.connection: worker for worker in self.workers if worker.item}
 
-    def run(self, items: Sequence[WorkItem], on_done: OnDone) -> None:
-        """Perform `items`; raises as `run_items` does."""
+    def perform(self, items: Sequence[WorkItem], on_done: OnDone | None = None) -> dict[str, Any]:
+        """Perform every item; results by item name, in the order of `items`.
+
+        `on_done(item, result)` is called here in the driver, as each of them completes, in any order. With one worker,
+        or one item, no process starts.
+
+        Raises the `PremaskError` of the first item (in the order of `items`) that failed, once the items that were
+        running have come to their end; `MachineError` for an item whose worker died `TRIES` times, or that took longer
+        than `ITEM_SECONDS` in a worker.
+        """
+        results: dict[str, Any] = {}
+        if len({item.name for item in items}) < len(items):
+            raise ValueError("two work items of one name")
+
+        def note(item: WorkItem, result: Any) -> None:
+            results[item.name] = result
+            if on_done:
+                on_done(item, result)
+
+        if self.size == 1 or len(items) <= 1:
+            for item in items:
+                note(item, item.perform())
+        else:
+            self._share_out(items, note)
+        return {item.name: results[item.name] for item in items}
+
+    def _share_out(self, items: Sequence[WorkItem], on_done: OnDone) -> None:
         waiting = deque(items)
         tries = Counter[str]()
         failed: dict[str, PremaskError] = {}

@@ -10,7 +10,8 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,32 @@ def atomic_write(path: Path, *, durable: bool = True) -> Iterator[HashedFile]:
                 sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def flushing() -> Iterator[Callable[[Path], None]]:
+    """Yield a function that begins to flush a file to the disk, which takes no processor; the block ends when all are.
+
+    For files that were written with `durable=False`, many of them, while the next are made. MachineError where the disk
+    fails.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        begun: dict[Path, Future[None]] = {}
+
+        def begin(path: Path) -> None:
+            if path not in begun:
+                begun[path] = pool.submit(_flush, path)
+
+        yield begin
+        for each in begun.values():
+            each.result()
+        for folder in sorted({path.parent for path in begun}):
+            sync_folder(folder)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file, _disk_errors(path):
+        os.fsync(file.fileno())
 
 
 def write_json(path: Path, value: Any, *, sort_keys: bool = True, durable: bool = True) -> Written:

@@ -1,8 +1,8 @@
 """Which encoder gives a run its ids: the fastest that is admitted, where the input is large enough to repay it.
 
 Verdicts (`encode/admission.py`) are kept in the user's cache folder, by a hash of the tokenizer, of both encoders'
-versions and of the rules, so that a tokenizer is examined once. They never change a byte of a dataset: whoever gives
-the ids, they are the reference's, or the run goes back to the reference.
+versions and of the rules, so that a tokenizer is examined once; every run compares its own first rows. Verdicts never
+change a byte of a dataset: whoever gives the ids, they are the reference's, or the run goes back to the reference.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ WORTH_EXAMINING = 16 * 2**20
 
 
 SAMPLE = 500
-"""Rows of the caller's that are compared before a backend is taken."""
+"""Rows of the caller's that are part of an examination."""
 
 LONGEST = 2**16
 """Bytes of a row that is compared: the reference takes 200 times as much memory."""
@@ -99,13 +99,12 @@ def _why_not(encoder: Encoder, name: str, size: int, sample: Callable[[], Sequen
 
 
 def _verdict(encoder: Encoder, name: str, sample: Callable[[], Sequence[str]]) -> Verdict:
-    """What was remembered, once `sample` agrees; otherwise an examination, remembered."""
+    """What was remembered; otherwise an examination, remembered."""
     known = _remembered(encoder, name)
-    if known is not None and not known.admitted:
+    if known is not None:
         return known
-    verdict = examine(encoder, name, sample(), probed=known is not None)
-    if known is None or not verdict.admitted:
-        remember(encoder, name, verdict)
+    verdict = examine(encoder, name, sample())
+    remember(encoder, name, verdict)
     return verdict
 
 

@@ -22,7 +22,7 @@ from premask.recipe import Recipe
 from premask.run.items import WorkItem
 from premask.run.local import Crew
 from premask.show.progress import Progress
-from premask.steps import build_shard, cut_source, mask_partition
+from premask.steps import build_shard, cut_source, make_ready, mask_partition
 from premask.store.atomic import Written, flushing
 from premask.store.claim import WORK
 from premask.store.layout import shard_path, write_layout
@@ -117,6 +117,20 @@ class Run:
         finally:
             self.made.phases[phase] = self.made.phases.get(phase, 0.0) + time.monotonic() - began
         return known
+
+
+def opening(recipe: Recipe, files: TokenizerFiles, encoder: str) -> WorkItem:
+    """The work of making a worker ready for the partitions of a recipe's first source."""
+    return WorkItem(
+        name="set-up",
+        function=make_ready,
+        arguments={
+            "recipe": recipe.masking(0).resolved(),
+            "tokenizer": str(files.folder),
+            "templating": templating_of(recipe, files),
+            "encoder": encoder,
+        },
+    )
 
 
 def slice_sources(run: Run) -> list[Sliced]:

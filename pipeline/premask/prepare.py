@@ -25,7 +25,7 @@ from premask.intake import Input, Sliced, identity_with, in_order, inputs_of, re
 from premask.mask.lints import warnings
 from premask.mask.masker import Masker
 from premask.maskers import masker_of
-from premask.phases import Run, mask_partitions, slice_sources, write_shards
+from premask.phases import Run, mask_partitions, opening, slice_sources, write_shards
 from premask.planning import Planned, check_filters, plan_splits, pool_of
 from premask.read import PARTITION_BYTES, union_note
 from premask.recipe import Recipe
@@ -38,7 +38,7 @@ from premask.steps import digest_source
 from premask.store.atomic import remove_leftovers
 from premask.store.claim import WORK, claim, is_finished, refuse_strangers
 from premask.store.lock import locked
-from premask.store.manifest import read_manifest, write_manifest
+from premask.store.manifest import MANIFEST, read_manifest, write_manifest
 from premask.store.sealed import write_sealed
 from premask.store.shards import features
 from premask.store.stage import StageFiles
@@ -80,7 +80,11 @@ def prepare(
     _say_of_templates(maskers, progress)
     refuse_strangers(folder)
     workers = workers or _crew(inputs)
-    with locked(folder) as lock:
+    with locked(folder) as lock, Crew(workers, (lock,)) as crew:
+        size = sum(each.source.size for each in inputs)
+        chosen = choose(encoder, maskers[0].encoder, size, lambda: rendered_sample(maskers[0], inputs))
+        if fresh or not (folder / MANIFEST).exists():
+            crew.start(opening(recipe, files, chosen.name))  # they load while the checksums are taken
         recipe, inputs, digests = in_order(recipe, inputs, _digests(inputs, workers, progress))
         sizes = {"partition_bytes": PARTITION_BYTES, "shard_tokens": SHARD_TOKENS}
         description = describe(recipe, inputs, digests, files, sizes)
@@ -93,11 +97,8 @@ def prepare(
             claim(folder, begun, fresh)
             identity = identity_with(begun, inputs)
             remove_leftovers(folder)
-            size = sum(each.source.size for each in inputs)
-            chosen = choose(encoder, maskers[0].encoder, size, lambda: rendered_sample(maskers[0], inputs))
-            with Crew(workers, (lock,)) as crew:
-                run = Run(recipe, inputs, files, folder, crew, progress, identity, sizes, chosen)
-                manifest = run_phases(run, description, strict)
+            run = Run(recipe, inputs, files, folder, crew, progress, identity, sizes, chosen)
+            manifest = run_phases(run, description, strict)
             require_unchanged(inputs)
             remove_leftovers(folder)  # of workers that died in this very run
             write_sealed(folder / RUN, how_made(run, description, began, time.monotonic() - clock))

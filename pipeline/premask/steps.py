@@ -79,6 +79,11 @@ def cut_source(source: dict[str, Any], folder: str, piece_bytes: int, identity: 
     return {"written": _entries(written), "result": {"pieces": [[str(w.path), w.size] for w in written]}}
 
 
+def make_ready(recipe: dict[str, Any], tokenizer: str, templating: dict[str, Any], encoder: str) -> None:
+    """Load what `mask_partition` needs, with the same arguments, into this process."""
+    masker_for(orjson.dumps(recipe).decode(), tokenizer, orjson.dumps(templating).decode()).encoder.use(encoder)
+
+
 def mask_partition(
     partition: dict[str, Any],
     format: Format,

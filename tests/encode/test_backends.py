@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from premask.encode import backends
 from premask.encode.admission import Verdict, compare, examine, probes, why_unfit
 from premask.encode.backends import BackendDiffers, Fastokens
-from premask.encode.encoder import AUDIT_EVERY, Encoder
+from premask.encode.encoder import AUDIT_EVERY, AUDIT_FIRST, Encoder
 from premask.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +135,7 @@ def test_the_audit_finds_other_ids_of_the_same_length(small: Encoder, monkeypatc
     small.use("fastokens")
     texts = ["b"] * AUDIT_EVERY
     small.encode(texts)
-    assert small.audited == 1
+    assert small.audited == AUDIT_FIRST
     with pytest.raises(BackendDiffers, match="expected the ids of tokenizers, found others"):
         small.encode(["a", *texts])
 
@@ -144,7 +144,17 @@ def test_one_row_in_a_thousand_is_audited_whatever_the_batches(small: Encoder) -
     small.use("fastokens")
     for size in (1, 998, 1, 1, 1500, 499):
         small.encode(["x"] * size)
-    assert small.audited == 3
+    assert small.audited == AUDIT_FIRST + 2
+
+
+@pytest.mark.parametrize("before", [0, AUDIT_FIRST - 1])
+def test_the_first_rows_are_all_audited(small: Encoder, monkeypatch: pytest.MonkeyPatch, before: int) -> None:
+    one, other = small.encode(["a"]).ids[0], small.encode(["b"]).ids[0]
+    monkeypatch.setattr(backends, "FAST", {"fastokens": lambda spec: Liar(spec, "a", int(other) - int(one))})
+    small.use("fastokens")
+    small.encode(["b"] * before)
+    with pytest.raises(BackendDiffers):
+        small.encode(["a"] * 3)
 
 
 def test_lengths_that_differ_stop_a_backend_at_once(small: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +163,7 @@ def test_lengths_that_differ_stop_a_backend_at_once(small: Encoder, monkeypatch:
     other = int(np.flatnonzero(lengths > lengths[first])[0])
     monkeypatch.setattr(backends, "FAST", {"fastokens": lambda spec: Liar(spec, "word", other - first)})
     small.use("fastokens")
-    small.encode(["fine"] * 2)  # the first row is audited
+    small.encode(["fine"] * AUDIT_FIRST)  # which are audited
     with pytest.raises(BackendDiffers):
         small.encode(["the word"])
 

@@ -71,10 +71,10 @@ class Verdict:
         return not self.reason
 
 
-def examine(encoder: Encoder, name: str, sample: Sequence[str] = (), *, probed: bool = False) -> Verdict:
+def examine(encoder: Encoder, name: str, sample: Sequence[str] = ()) -> Verdict:
     """Compare the backend `name` with the reference in `encoder` on all of the above, and on the texts of `sample`.
 
-    `probed` leaves the former out: they were compared before. UsageError where it is not installed.
+    UsageError where it is not installed.
     """
     unfit = why_unfit(encoder)
     if unfit:
@@ -85,7 +85,7 @@ def examine(encoder: Encoder, name: str, sample: Sequence[str] = (), *, probed: 
         raise
     except BaseException as error:
         return Verdict(f"it refuses the tokenizer: {_said(error)}")
-    return compare(encoder, backend, sample if probed else [*sample, *probes(encoder)])
+    return compare(encoder, backend, [*sample, *probes(encoder)])
 
 
 def why_unfit(encoder: Encoder) -> str:

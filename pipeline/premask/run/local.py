@@ -130,6 +130,7 @@ class Crew:
         self.size = size
         self.inherited = inherited
         self.workers: list[_Worker] = []
+        self.opening: WorkItem | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -145,6 +146,15 @@ class Crew:
     def busy(self) -> dict[Any, _Worker]:
         """The workers that hold an item, by connection."""
         return {worker.connection: worker for worker in self.workers if worker.item}
+
+    def start(self, opening: WorkItem) -> None:
+        """Start all workers now, unless there is but one, each with an item that makes it ready for those to come.
+
+        What becomes of it is not looked at: whatever is wrong with it, the items that need it will say.
+        """
+        self.opening = opening
+        while self.size > 1 and len(self.workers) < self.size:
+            self._hire().begin(opening)
 
     def perform(self, items: Sequence[WorkItem], on_done: OnDone | None = None) -> dict[str, Any]:
         """Perform every item; results by item name, in the order of `items`.
@@ -182,6 +192,8 @@ class Crew:
                 tries[item.name] += 1
                 self._hand_out(item)
             for item, ending, value in self._collect():
+                if item is self.opening:
+                    continue
                 if ending == "done":
                     on_done(item, value)
                 elif ending == "failed":
@@ -196,10 +208,11 @@ class Crew:
 
     def _hand_out(self, item: WorkItem) -> None:
         worker = next((worker for worker in self.workers if not worker.item), None)
-        if worker is None:
-            worker = _Worker(self.inherited)
-            self.workers.append(worker)
-        worker.begin(item)
+        (worker or self._hire()).begin(item)
+
+    def _hire(self) -> _Worker:
+        self.workers.append(_Worker(self.inherited))
+        return self.workers[-1]
 
     def _collect(self) -> Iterator[tuple[WorkItem, Ending, Any]]:
         """Wait until an item has ended; every one that has, or whose time is over."""

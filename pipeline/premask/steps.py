@@ -7,10 +7,9 @@ changes nothing. A step returns `{"written": [[path, size, sha256], ...], "resul
 import gc
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,9 @@ from premask.read import (
     Conversation,
     Format,
     Partition,
+    Raw,
     Rejected,
-    Row,
+    Rows,
     Shape,
     Source,
     columns_of,
@@ -51,10 +51,6 @@ from premask.store.layout import shard_path
 from premask.store.plan_file import PLAN, read_plan
 from premask.store.shards import write_shard
 from premask.store.stage import StageFiles, write_stage
-
-BATCH_ROWS = 2048
-BATCH_BYTES = 4 * 2**20
-"""Rows rendered, encoded and masked at a time: at most so many, or so many bytes of them."""
 
 Step = dict[str, Any]
 
@@ -119,12 +115,9 @@ def mask_partition(
         with clocked("set-up"):
             own.use(encoder)
         audited = own.audited
-        lines: Iterator[Row] = islice(read_partition(part, columns_of(masking.shape), masking.counts), limit)
-        if rows is not None:
-            chosen_rows = set(rows)
-            lines = (line for number, line in enumerate(lines) if number in chosen_rows)
+        found = _wanted(read_partition(part, columns_of(masking.shape), masking.counts), limit, rows)
         with clocked("write"):
-            written = [write_stage(Path(stage), masking.batches(part, lines), hashed=hashed)]
+            written = [write_stage(Path(stage), masking.batches(part, found), hashed=hashed)]
         written.append(_write_rejects(Path(rejects), masking.rejected))
     reasons = Counter(why.reason for why in masking.rejected.values())
     counted = {"counts": dict(masking.counts), "rejected": dict(reasons), "audited": own.audited - audited}
@@ -181,17 +174,18 @@ def _digests(conversations: Sequence[Conversation], rows: Int64Array) -> NDArray
     return np.frombuffer(b"".join(once[row] for row in rows.tolist()), np.uint8).reshape(-1, 16)
 
 
-def _batched(lines: Iterator[Row]) -> Iterator[tuple[int, list[Row]]]:
-    """Batches of rows, each with the number of its first row within the partition."""
-    first, batch, size = 0, list[Row](), 0
-    for line in lines:
-        batch.append(line)
-        size += line.size
-        if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
-            yield first, batch
-            first, batch, size = first + len(batch), [], 0
-    if batch:
-        yield first, batch
+def _wanted(every: Iterable[Rows], limit: int | None, chosen: Sequence[int] | None) -> Iterator[Rows]:
+    """The first `limit` rows of a partition, and of these the chosen ones alone, which are then counted from 0."""
+    wanted, count = None if chosen is None else set(chosen), 0
+    for rows in every:
+        raws = rows.raws if limit is None else rows.raws[: limit - rows.number]
+        if wanted is not None:
+            raws = [raw for number, raw in enumerate(raws, rows.number) if number in wanted]
+        if raws:
+            yield Rows(count, rows.offset, raws)
+            count += len(raws)
+        if limit is not None and rows.number + len(rows.raws) >= limit:
+            return
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,27 +201,26 @@ class _Masking:
     """Why rows are rejected, by their number in the partition."""
     counts: Counter[str] = field(default_factory=Counter)
 
-    def batches(self, part: Partition, lines: Iterator[Row]) -> Iterator[Examples]:
+    def batches(self, part: Partition, every: Iterator[Rows]) -> Iterator[Examples]:
         """The examples of all rows, batch by batch. DataError with the place of the batch that cannot be masked."""
-        for first, batch in timed("read", _batched(lines)):
+        for rows in timed("read", every):
             try:
-                yield self.examples(first, batch)
+                yield self.examples(rows.number, rows.raws)
             except DataError as error:
-                raise DataError(f"{part.where(batch[0])}, or one of {len(batch)} rows from there on: {error}") from None
+                raise DataError(f"{part.where(rows)}, or one of {len(rows.raws)} rows from there on: {error}") from None
 
-    def examples(self, first: int, batch: Sequence[Row]) -> Examples:
+    def examples(self, first: int, raws: Sequence[Raw]) -> Examples:
         """One batch of rows, the first of which has the number `first`; notes every row that is rejected, and why."""
         with clocked("parse"):
-            read = self._read(first, batch)
+            read = self._read(first, raws)
             conversations, rows = list(read.values()), np.array(list(read), np.int64)
-        raws = [line.raw for line in batch]
         sizes = np.array([len(raw) if isinstance(raw, bytes) else math.inf for raw in raws])
         with clocked("mask"):
             fitted = fit(self.masker.mask, conversations, sizes[rows - first], self._limits())
         for place, failure in fitted.failures.items():
             self.rejected[int(rows[place])] = Rejected(failure.reason, failure.detail)
         self.counts.update(fitted.counts)
-        self.counts["rows"] += len(batch)
+        self.counts["rows"] += len(raws)
         self.counts["examples"] += len(fitted.examples)
         digests = fitted.examples.digests
         if self.hashed:
@@ -235,11 +228,11 @@ class _Masking:
                 digests = _digests(conversations, fitted.examples.rows)
         return replace(fitted.examples, rows=rows[fitted.examples.rows], digests=digests)
 
-    def _read(self, first: int, batch: Sequence[Row]) -> dict[int, Conversation]:
+    def _read(self, first: int, raws: Sequence[Raw]) -> dict[int, Conversation]:
         """The conversations of a batch that are to be masked, by their number."""
         found: dict[int, Conversation] = {}
-        for number, line in enumerate(batch, first):
-            row = parse(line.raw)
+        for number, raw in enumerate(raws, first):
+            row = parse(raw)
             result = row if isinstance(row, Rejected) else convert(self.format, row, self.shape)
             if isinstance(result, Rejected):
                 self.rejected[number] = result

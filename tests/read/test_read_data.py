@@ -32,7 +32,9 @@ def read(path: Path) -> tuple[str, list[dict[str, Any] | Rejected], list[Convers
     """A file's format, its rows, and what they became."""
     (source,) = open_sources([str(path)])
     if source.sliceable:
-        raws = [row.raw for partition in partitions(source, 2**16) for row in read_partition(partition)]
+        raws = [
+            raw for partition in partitions(source, 2**16) for rows in read_partition(partition) for raw in rows.raws
+        ]
     else:
         raws = list(read_source(source))
     format = reading.detect(first_rows(source), source.name)

@@ -5,6 +5,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,6 @@ from premask.read import (
     Conversation,
     Partition,
     Rejected,
-    Row,
     convert,
     digest_file,
     first_rows,
@@ -25,6 +25,7 @@ from premask.read import (
     read_partition,
 )
 from premask.read import lines as read_lines
+from premask.read import rows as read_rows
 from premask.read import sources as read_sources
 from premask.read.sources import Source
 
@@ -38,8 +39,13 @@ def source_of(folder: Path, content: bytes, name: str = "rows.jsonl") -> Source:
     return Source(str(path), path, "jsonl", len(content))
 
 
-def lines_of(source: Source, size: int = 2**24) -> list[Row]:
-    return [line for partition in partitions(source, size) for line in read_partition(partition)]
+def lines_of(source: Source, size: int = 2**24) -> list[bytes | dict[str, Any]]:
+    return [raw for partition in partitions(source, size) for rows in read_partition(partition) for raw in rows.raws]
+
+
+def offsets_of(source: Source, size: int = 2**24) -> list[int]:
+    """Of every line that begins a batch."""
+    return [rows.offset for partition in partitions(source, size) for rows in read_partition(partition)]
 
 
 def naive_lines(content: bytes) -> list[tuple[int, bytes]]:
@@ -62,17 +68,40 @@ BYTES = st.lists(st.sampled_from([b"\n", b"\r\n", b" ", b"\x00", BOM, b"\xff", b
 )
 
 
-@given(BYTES | st.binary(), st.integers(1, 200))
-def test_partitions_hold_every_line_once(folder: Path, content: bytes, size: int) -> None:
-    lines = lines_of(source_of(folder, content), size)
-    assert [(line.offset, line.raw) for line in lines] == naive_lines(content)
+@given(BYTES | st.binary(), st.integers(1, 200), st.integers(1, 300), st.integers(1, 5))
+def test_partitions_hold_every_line_once(folder: Path, content: bytes, size: int, block: int, batch: int) -> None:
+    expected = naive_lines(content)
+    source = source_of(folder, content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read_lines, "BLOCK", block)
+        patch.setattr(read_rows, "BATCH_ROWS", batch)
+        assert lines_of(source, size) == [line for _, line in expected]
+        seen = 0
+        for partition in partitions(source, size):
+            for rows in read_partition(partition):
+                assert rows.offset == expected[seen][0]
+                assert rows.number == 0 or len(rows.raws) > 0
+                seen += len(rows.raws)
+        assert seen == len(expected)
+        patch.setattr(read_lines, "BLOCK", 1)  # every line is a block of its own
+        patch.setattr(read_rows, "BATCH_ROWS", 1)
+        assert offsets_of(source, size) == [offset for offset, _ in expected]
+
+
+def test_batches_are_numbered_within_their_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_rows, "BATCH_ROWS", 2)
+    monkeypatch.setattr(read_lines, "BLOCK", 1)
+    (part,) = partitions(source_of(tmp_path, b"\n".join([ROW] * 5)))
+    assert [(rows.number, len(rows.raws)) for rows in read_partition(part)] == [(0, 2), (2, 2), (4, 1)]
+    monkeypatch.setattr(read_rows, "BATCH_BYTES", 1)
+    assert [(rows.number, len(rows.raws)) for rows in read_partition(part)] == [(n, 1) for n in range(5)]
 
 
 def test_a_line_belongs_to_the_range_in_which_it_starts(tmp_path: Path) -> None:
     source = source_of(tmp_path, b"aa\nbbbbbbbb\nc\nd")
     parts = partitions(source, size=3, index=5)
     assert parts[1] == Partition(5, source.path, 3, 6)
-    assert [[line.raw for line in read_partition(part)] for part in parts] == [
+    assert [[raw for rows in read_partition(part) for raw in rows.raws] for part in parts] == [
         [b"aa"],
         [b"bbbbbbbb"],
         [],
@@ -90,20 +119,23 @@ def test_line_ends(tmp_path: Path) -> None:
     content = BOM + BOM + ROW + b"\r\n\r\n   \n" + ROW + b"\n" + BOM + ROW + b"\n" + BOM + b"\n" + ROW
     lines = lines_of(source_of(tmp_path, content))
     assert len(lines) == 4, "blank lines and lone byte order marks are no rows"
-    assert all(type(parse(line.raw)) is dict for line in lines)
-    assert content[lines[-1].offset :] == ROW, "the last line needs no newline"
+    assert all(type(parse(line)) is dict for line in lines)
+    assert lines[-1] == ROW, "the last line needs no newline"
 
 
 def test_lines_beyond_the_limit_cost_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(read_lines, "MAX_ROW_BYTES", 100)
     monkeypatch.setattr(read_lines, "BUFFER", 16)
+    monkeypatch.setattr(read_lines, "BLOCK", 64)
     long = b'"' + b"x" * 5000 + b'"'
     source = source_of(tmp_path, ROW + b"\n" + long + b"\n" + ROW + b"\n" + long)
     for size in (10, 64, 2000, 10**6):
         lines = lines_of(source, size)
-        assert [line.offset for line in lines] == [0, 54, 5057, 5111]
-        assert len(lines[1].raw) == 101
-    rejected = parse(lines[1].raw)
+        assert [len(line) for line in lines] == [53, 101, 53, 101]
+    monkeypatch.setattr(read_rows, "BATCH_ROWS", 1)
+    monkeypatch.setattr(read_lines, "BLOCK", 1)
+    assert offsets_of(source) == [0, 54, 5057, 5111]
+    rejected = parse(lines[1])
     assert isinstance(rejected, Rejected)
     assert rejected.reason == "row_too_large"
     assert "expected at most 100 bytes, found more; split the row" in rejected.detail
@@ -115,7 +147,7 @@ def test_a_message_of_50_mb(tmp_path: Path) -> None:
     source = source_of(tmp_path, ROW + b"\n" + json.dumps(row, ensure_ascii=False).encode() + b"\n" + ROW)
     began = time.perf_counter()
     lines = lines_of(source)
-    rows = [parse(line.raw) for line in lines]
+    rows = [parse(line) for line in lines]
     assert time.perf_counter() - began < 10
     assert len(rows) == 3
     assert rows[1] == row
@@ -171,7 +203,7 @@ def test_parse_never_raises(raw: bytes) -> None:
 
 def test_invalid_utf8_costs_one_row(tmp_path: Path) -> None:
     lines = lines_of(source_of(tmp_path, ROW + b'\n{"a": "\xc3("}\n' + ROW))
-    assert [type(parse(line.raw)) for line in lines] == [dict, Rejected, dict]
+    assert [type(parse(line)) for line in lines] == [dict, Rejected, dict]
 
 
 @pytest.mark.parametrize(

@@ -36,10 +36,11 @@ began, count = time.perf_counter(), 0
 if source.sliceable:
     parts = partitions(source)
     for part in parts:
-        for row in read_partition(part):
-            count += type(parse(row.raw)) is dict
-            if count % 500 == 0:
-                peak = max(peak, held())
+        for rows in read_partition(part):
+            for raw in rows.raws:
+                count += type(parse(raw)) is dict
+                if count % 500 == 0:
+                    peak = max(peak, held())
 else:
     def write(number, data):
         global count, peak

@@ -7,7 +7,9 @@ import json
 import random
 from collections import Counter
 from dataclasses import asdict
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -20,7 +22,7 @@ from premask.errors import DataError
 from premask.read import (
     Partition,
     Rejected,
-    Row,
+    Rows,
     Source,
     columnar,
     count_rows,
@@ -33,6 +35,7 @@ from premask.read import (
     read_source,
     union_note,
 )
+from premask.read import rows as read_rows
 from premask.read.columnar import MAX_PARTS, Group, row_ranges
 
 
@@ -44,6 +47,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_one(path: Path | str) -> Source:
     (source,) = open_sources([str(path)])
     return source
+
+
+def raws_of(part: Partition, columns: set[str] | None = None) -> list[bytes | dict[str, Any]]:
+    return [raw for rows in read_partition(part, columns) for raw in rows.raws]
 
 
 # --- columnar files
@@ -96,21 +103,25 @@ def test_partitions_of_tables(folder: Path, kind: str, count: int, group: int, s
     table = table_of(count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(columnar, "BATCH_ROWS", batch)
+        patch.setattr(read_rows, "BATCH_ROWS", batch)
         source = write_table(folder / kind, table, kind, group)
         parts = partitions(source, size, index=4)
         assert all(part.source == 4 for part in parts)
-        rows = [list(read_partition(part)) for part in parts]
-        assert [row.raw for part in rows for row in part] == table.to_pylist() == list(read_source(source))
-        assert [row.offset for part in rows for row in part] == list(range(count))
-        assert [[row.number for row in part] for part in rows] == [list(range(len(part))) for part in rows]
-        assert [count_rows(part, 3) for part in parts] == [min(len(part), 3) for part in rows]
+        raws = [raws_of(part) for part in parts]
+        assert [raw for part in raws for raw in part] == table.to_pylist() == list(read_source(source))
+        for part, own in zip(parts, raws, strict=True):
+            firsts = [0, *accumulate(len(rows.raws) for rows in read_partition(part))]
+            assert firsts.pop() == len(own)
+            assert [rows.number for rows in read_partition(part)] == firsts
+            assert [rows.offset for rows in read_partition(part)] == [part.start + first for first in firsts]
+        assert [count_rows(part, 3) for part in parts] == [min(len(part), 3) for part in raws]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "file", "stream"])
 def test_only_the_columns_that_are_asked_for_are_read(tmp_path: Path, kind: str) -> None:
     (part,) = partitions(write_table(tmp_path / "t", table_of(3), kind, 2))
-    assert [row.raw for row in read_partition(part, {"n", "other"})] == [{"n": 0}, {"n": 1}, {"n": 2}]
-    assert [row.raw for row in read_partition(part, {"other"})] == table_of(3).to_pylist(), "none of them: all"
+    assert raws_of(part, {"n", "other"}) == [{"n": 0}, {"n": 1}, {"n": 2}]
+    assert raws_of(part, {"other"}) == table_of(3).to_pylist(), "none of them: all"
 
 
 def test_partitions_are_json() -> None:
@@ -119,11 +130,9 @@ def test_partitions_are_json() -> None:
 
 
 def test_rows_say_where_they_are() -> None:
-    row = Row(0, 17, b'{"a": 1}', 8)
-    assert Partition(0, "a.jsonl", 0, 99).where(row) == "a.jsonl: byte 17"
-    assert Partition(0, "a.parquet", 0, 99, "parquet").where(row) == "a.parquet: row 17"
-    assert row.line() == b'{"a": 1}'
-    assert Row(0, 1, {"a": [1, None], "b": b"\xff"}, 8).line() == b'{"a":[1,null],"b":"ff"}'
+    rows = Rows(0, 17, [b'{"a": 1}'])
+    assert Partition(0, "a.jsonl", 0, 99).where(rows) == "a.jsonl: byte 17"
+    assert Partition(0, "a.parquet", 0, 99, "parquet").where(rows) == "a.parquet: row 17"
 
 
 def test_every_partition_of_a_url(tmp_path: Path) -> None:
@@ -134,10 +143,10 @@ def test_every_partition_of_a_url(tmp_path: Path) -> None:
         write_table(tmp_path / kind, table_of(50), kind, 20)
         fs.put(str(tmp_path / kind), f"/here/{kind}")
     source = open_one("memory://here/a.jsonl")
-    assert [row.raw for part in partitions(source, 100) for row in read_partition(part)] == lines.splitlines()
+    assert [raw for part in partitions(source, 100) for raw in raws_of(part)] == lines.splitlines()
     for kind in ("parquet", "file", "stream"):
         source = open_one(f"memory://here/{kind}")
-        rows = [row.raw for part in partitions(source, 500) for row in read_partition(part)]
+        rows = [raw for part in partitions(source, 500) for raw in raws_of(part)]
         assert rows == table_of(50).to_pylist()
     fs.store.clear()
 

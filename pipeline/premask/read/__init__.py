@@ -18,7 +18,8 @@ from premask.read.places import size_of as size_of
 from premask.read.places import stamp_of as stamp_of
 from premask.read.rows import PARTITION_BYTES as PARTITION_BYTES
 from premask.read.rows import Partition as Partition
-from premask.read.rows import Row as Row
+from premask.read.rows import Raw as Raw
+from premask.read.rows import Rows as Rows
 from premask.read.rows import count_rows as count_rows
 from premask.read.rows import cut_into_lines as cut_into_lines
 from premask.read.rows import first_rows as first_rows

@@ -14,27 +14,56 @@ from premask.read.cut import BOM, MAX_ROW_BYTES, is_blank
 from premask.read.faults import describe, noted, reject
 from premask.read.places import BUFFER, Place, open_file
 
+BLOCK = 2**18
+"""Bytes that are read and split at a time: what stays in a core's cache, and less than a row may have."""
 
-def read_range(place: Place, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Read the lines of a file that start in the bytes `[start, end)`: the offset and the bytes of each."""
+
+def read_range(place: Place, start: int, end: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Read the lines of a file that start in the bytes `[start, end)`, block by block, as `blocks_of` does."""
     with open_file(place) as file:
         if start:
             file.seek(start - 1)
             start += _skip_line(file, end - start + 1) - 1
-        yield from lines_of(file, start, end)
+        yield from blocks_of(file, start, end)
 
 
-def lines_of(file: BinaryIO, start: int = 0, end: float = float("inf")) -> Iterator[tuple[int, bytes]]:
-    """Read lines that are not blank, without their ends, from a file that stands at `start`, up to those at `end`.
+def lines_of(file: BinaryIO) -> Iterator[bytes]:
+    """Read the lines of a file that are not blank, without their ends."""
+    for _, lines in blocks_of(file):
+        yield from not_blank(lines)
 
-    Of a line beyond `MAX_ROW_BYTES` only that much and a byte more is kept, which `parse` rejects.
+
+def not_blank(lines: list[bytes]) -> list[bytes]:
+    """Those of a block's lines that are not blank, without their ends."""
+    return [line.rstrip(b"\r") for line in lines if line.startswith(b"{") or not is_blank(line)]
+
+
+def blocks_of(file: BinaryIO, start: int = 0, end: float = float("inf")) -> Iterator[tuple[int, list[bytes]]]:
+    """Read lines from a file that stands at `start`, up to those at `end`, many at a time.
+
+    Yields the offset of the first and the lines: split at newlines and no further, blank ones among them. Of a line
+    beyond `MAX_ROW_BYTES` only that much and a byte more is kept, which `parse` rejects.
     """
-    while start < end and (raw := file.readline(MAX_ROW_BYTES + 1)):
-        offset, start = start, start + len(raw)
-        if len(raw) > MAX_ROW_BYTES and raw[-1:] != b"\n":
-            start += _skip_line(file)
-        if raw.startswith(b"{") or not is_blank(raw):
-            yield offset, raw.rstrip(b"\r\n")
+    held = b""  # of a line that begins at `start`
+    while start + len(held) < end and (data := file.read(int(min(BLOCK, end - start - len(held))))):
+        whole, newline, rest = data.rpartition(b"\n")
+        if newline:
+            yield start, (held + whole).split(b"\n")
+            start, held = start + len(held) + len(whole) + 1, rest
+        else:
+            size, line = _rest_of_line(file, held + data)
+            yield start, [line]
+            start, held = start + size, b""
+    if held:
+        yield start, [_rest_of_line(file, held)[1]]
+
+
+def _rest_of_line(file: BinaryIO, begun: bytes) -> tuple[int, bytes]:
+    """A line that is begun, read to its end: how many bytes it has there, and the line itself."""
+    line = begun + file.readline(max(0, MAX_ROW_BYTES + 1 - len(begun)))
+    if line.endswith(b"\n"):
+        return len(line), line[:-1]
+    return len(line) + (_skip_line(file) if len(line) > MAX_ROW_BYTES else 0), line[: MAX_ROW_BYTES + 1]
 
 
 def _skip_line(file: BinaryIO, limit: float = float("inf")) -> int:

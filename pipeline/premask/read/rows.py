@@ -5,26 +5,28 @@ sliced: one sequential pass, `cut_into_lines`, makes files of JSON lines of them
 """
 
 import io
+import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, NamedTuple
-
-import orjson
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from premask.errors import DataError
 from premask.read.columnar import groups_of, read_batches, row_ranges
 from premask.read.columns import RowMaker, null_keys
 from premask.read.conversation import Rejected
-from premask.read.cut import cut_elements
+from premask.read.cut import cut_elements, is_blank
 from premask.read.delimited import csv_lines
-from premask.read.lines import lines_of, parse, read_range
+from premask.read.lines import lines_of, not_blank, parse, read_range
 from premask.read.places import Place, open_stream
 from premask.read.sources import Source
 
 PARTITION_BYTES = 8 * 2**20
 """Size of a partition: a fraction of a second of work, and small enough to be shared out evenly."""
+
+BATCH_ROWS = 2048
+BATCH_BYTES = 4 * 2**20
+"""Rows that are read, rendered, encoded and masked at a time: about so many, or so many bytes of them."""
 
 NOTE_ROWS = 1000
 """So many rows, at most, `union_note` looks at."""
@@ -45,29 +47,25 @@ class Partition:
 
     kind: Literal["jsonl", "parquet", "arrow"] = "jsonl"
 
-    def where(self, row: "Row") -> str:
-        """Name the place of a row, for messages."""
-        return f"{self.path}: {'byte' if self.kind == 'jsonl' else 'row'} {row.offset}"
+    def where(self, rows: "Rows") -> str:
+        """Name the place of the first of some rows, for messages."""
+        return f"{self.path}: {'byte' if self.kind == 'jsonl' else 'row'} {rows.offset}"
 
 
-class Row(NamedTuple):
-    """One row, not parsed yet where it is text."""
+Raw: TypeAlias = bytes | dict[str, Any]
+"""A row for `parse`: JSON text without the line end, or a columnar file's row."""
+
+
+class Rows(NamedTuple):
+    """Neighbouring rows of a partition, at least one, not parsed yet where they are text."""
 
     number: int
-    """Within the partition, from 0."""
+    """Of the first, within the partition, from 0."""
 
     offset: int
-    """In its file: the byte at which it starts, or its row number in a columnar file."""
+    """Of the first in the file: the byte at which it starts, or its row number in a columnar file."""
 
-    raw: bytes | dict[str, Any]
-    """For `parse`: JSON text without the line end, or a columnar file's row."""
-
-    size: int
-    """Bytes, about."""
-
-    def line(self) -> bytes:
-        """The row as JSON text without a line end."""
-        return self.raw if isinstance(self.raw, bytes) else orjson.dumps(self.raw, default=bytes.hex)
+    raws: Sequence[Raw]
 
 
 def partitions(source: Source, size: int = PARTITION_BYTES, index: int = 0) -> list[Partition]:
@@ -86,8 +84,8 @@ def partitions(source: Source, size: int = PARTITION_BYTES, index: int = 0) -> l
 
 def read_partition(
     partition: Partition, columns: Collection[str] | None = None, counts: Counter[str] | None = None
-) -> Iterator[Row]:
-    """Read the rows of a partition, in order, with bounded memory.
+) -> Iterator[Rows]:
+    """Read the rows of a partition, in order, some thousand at a time, with bounded memory.
 
     Args:
         partition: see `partitions`.
@@ -97,24 +95,55 @@ def read_partition(
     Raises DataError, with file and row group or record batch, where a columnar file is damaged.
 
     """
-    if partition.kind == "jsonl":
-        for number, (offset, raw) in enumerate(read_range(partition.path, partition.start, partition.end)):
-            yield Row(number, offset, raw, len(raw))
-        return
+    number, offset, size, held = 0, 0, 0, list[Raw]()
+    kind = partition.kind
+    blocks = _lines(partition) if kind == "jsonl" else _records(partition, kind, columns, counts)
+    for start, raws, bytes_of_them in blocks:
+        offset = offset if held else start
+        held += raws
+        size += bytes_of_them
+        if len(held) >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield Rows(number, offset, held)
+            number, size, held = number + len(held), 0, []
+    if held:
+        yield Rows(number, offset, held)
+
+
+def _lines(partition: Partition) -> Iterator[tuple[int, Sequence[Raw], int]]:
+    """The lines of a partition that are not blank: the offset of the first, and the bytes of them all."""
+    for start, lines in read_range(partition.path, partition.start, partition.end):
+        kept = not_blank(lines)
+        if kept:
+            first = next(n for n, line in enumerate(lines) if not is_blank(line))
+            yield start + sum(len(line) + 1 for line in lines[:first]), kept, sum(map(len, kept))
+
+
+def _records(
+    partition: Partition,
+    kind: Literal["parquet", "arrow"],
+    columns: Collection[str] | None,
+    counts: Counter[str] | None,
+) -> Iterator[tuple[int, Sequence[Raw], int]]:
+    """The rows of a columnar partition: the number of the first, and the bytes of them all, about."""
     maker: RowMaker | None = None
-    for batch in read_batches(partition.path, partition.kind, partition.start, partition.end, columns):
+    for batch in read_batches(partition.path, kind, partition.start, partition.end, columns):
         maker = maker or RowMaker(batch.data.schema)
         if counts is not None:
             counts["null_keys"] += null_keys(batch.data).total()
-        for offset, row in enumerate(maker.rows(batch.data), batch.start):
-            yield Row(offset - partition.start, offset, row, batch.row_bytes)
+        rows: Sequence[Raw] = list(maker.rows(batch.data))
+        yield batch.start, rows, batch.row_bytes * len(rows)
 
 
 def count_rows(partition: Partition, at_most: int) -> int:
     """Number of rows of a partition, counted no further than `at_most`."""
     if partition.kind != "jsonl":
         return min(partition.end - partition.start, at_most)
-    return sum(1 for _ in islice(read_partition(partition), at_most))
+    counted = itertools.accumulate(len(rows.raws) for rows in read_partition(partition))
+    found = 0
+    for found in counted:
+        if found >= at_most:
+            break
+    return min(found, at_most)
 
 
 def read_source(source: Source) -> Iterator[bytes | dict[str, Any]]:
@@ -125,15 +154,17 @@ def read_source(source: Source) -> Iterator[bytes | dict[str, Any]]:
     if not source.sliceable:
         yield from _cut_lines(source)
     elif source.kind == "jsonl":
-        yield from (raw for _, raw in read_range(source.path, 0, source.size))
+        for _, lines in read_range(source.path, 0, source.size):
+            yield from not_blank(lines)
     else:
         for partition in partitions(source):
-            yield from (row.raw for row in read_partition(partition))
+            for rows in read_partition(partition):
+                yield from rows.raws
 
 
 def first_rows(source: Source, count: int = 100) -> list[dict[str, Any]]:
     """Read the rows that parse among a source's first `count`, for `detect`."""
-    rows = [parse(raw) for raw in islice(read_source(source), count)]
+    rows = [parse(raw) for raw in itertools.islice(read_source(source), count)]
     return [row for row in rows if not isinstance(row, Rejected)]
 
 
@@ -193,7 +224,7 @@ def _cut_lines(source: Source) -> Iterator[bytes]:
             elif source.kind == "csv":
                 lines = csv_lines(file, source.name)
             else:
-                lines = (raw for _, raw in lines_of(file))
+                lines = lines_of(file)
             for line in lines:
                 yield line
                 done += 1

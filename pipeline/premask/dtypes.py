@@ -89,6 +89,25 @@ def take(examples: Examples, which: BoolArray) -> Examples:
     )
 
 
+def concatenated(parts: Sequence[Examples]) -> Examples:
+    """At least one batch of examples behind each other, as they are."""
+    if len(parts) == 1:
+        return parts[0]
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    sizes = np.concatenate([np.diff(part.span_offsets) for part in parts])
+    return Examples(
+        ids=np.concatenate([part.ids for part in parts]),
+        offsets=offsets_of(lengths),
+        spans=np.concatenate([part.spans for part in parts]),
+        span_offsets=offsets_of(sizes),
+        span_weights=np.concatenate([part.span_weights for part in parts]),
+        rows=np.concatenate([part.rows for part in parts]),
+        turns=np.concatenate([part.turns for part in parts]),
+        source_turns=np.concatenate([part.source_turns for part in parts]),
+        digests=np.concatenate([part.digests for part in parts]),
+    )
+
+
 def slices(values: Int32Array, starts: Int64Array, lengths: Int64Array) -> Int32Array:
     """The slices of `values` `[T]` that begin at `starts` `[N]` and have `lengths` `[N]`, one behind the other.
 

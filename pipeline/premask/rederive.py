@@ -24,7 +24,7 @@ from premask.rejected import REJECTED, lines_of, rejected_rows
 from premask.run.local import Crew
 from premask.show.progress import Progress
 from premask.store.check import Columns, columns_of
-from premask.store.gather import Gathered, gather, labels, loss_weights
+from premask.store.gather import Gathered, gather, labels, lengths_of, loss_weights
 from premask.store.plan_file import PLAN, StoredPlan, read_plan
 from premask.store.stage import Stage, read_stage
 
@@ -187,7 +187,8 @@ def _differences(shard: Columns, wanted: _Wanted, stages: Mapping[int, Stage]) -
     for row in wanted.rows[wanted.index < 0]:
         yield f"source row {row}: expected no such example, as the sources give none, found one"
     there = wanted.index >= 0
-    made = gather(stages, wanted.partition[there].astype(np.int32), wanted.index[there].astype(np.int32))
+    partition, index = wanted.partition[there].astype(np.int32), wanted.index[there].astype(np.int32)
+    made = gather(stages, partition, index, lengths_of(stages, partition, index))
     lengths = shard.values["seq_lengths"].astype(np.int64)
     starts, places = offsets_of(lengths), wanted.places[there]
     bounds = offsets_of(made.lengths.astype(np.int64))

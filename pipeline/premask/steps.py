@@ -47,12 +47,16 @@ from premask.read import (
 )
 from premask.recipe import Recipe
 from premask.store.atomic import Written, atomic_write
+from premask.store.gather import Room
 from premask.store.layout import shard_path
 from premask.store.plan_file import PLAN, read_plan
 from premask.store.shards import write_shard
 from premask.store.stage import StageFiles, write_stage
 
 Step = dict[str, Any]
+
+_ROOM = Room()
+"""Of this process, for its shards one after the other."""
 
 
 def digest_source(path: str) -> Step:
@@ -157,7 +161,7 @@ def build_shard(
     with spent() as seconds, clocked("shards"):
         rows = read_plan(Path(out) / PLAN).shard(split, number)
         path = shard_path(Path(out), split, number, count)
-        entry = write_shard(path, StageFiles(stages), rows, source_turns=source_turns, weights=weights)
+        entry = write_shard(path, StageFiles(stages), rows, source_turns=source_turns, weights=weights, room=_ROOM)
     return {
         "written": [[str(path), entry.bytes, entry.sha256]],
         "result": {**asdict(entry), "seconds": seconds},

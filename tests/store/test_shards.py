@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from premask.errors import DataError
 from premask.pack.plan import make_plan
 from premask.store.atomic import Written
-from premask.store.gather import gather, labels, loss_weights, positions
+from premask.store.gather import gather, labels, lengths_of, loss_weights, positions
 from premask.store.receipts import unchanged
 from premask.store.shards import SHARD_COLUMNS, shard_schema, write_shard
 from premask.store.stage import read_stage, write_stage
@@ -99,7 +99,8 @@ def test_positions_restart_with_every_example(lengths):
 def test_the_first_token_of_an_example_is_never_trained(tmp_path, write_stages):
     stages = write_stages(tmp_path, 0, 2, 2, count=40, weighted=True)
     partition = np.array([1, 0] * 30, np.int32)
-    examples = gather(stages, partition, np.arange(60, dtype=np.int32))
+    index = np.arange(60, dtype=np.int32)
+    examples = gather(stages, partition, index, lengths_of(stages, partition, index))
     firsts = np.cumsum(examples.lengths) - examples.lengths
     assert (labels(examples)[firsts] == -100).all()
     assert (loss_weights(examples)[firsts] == 0).all()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from premask.dtypes import Examples
 from premask.errors import DataError
+from premask.store import stage as stage_module
 from premask.store.atomic import HashedFile
 from premask.store.receipts import unchanged
 from premask.store.stage import read_stage, write_stage
@@ -24,7 +25,9 @@ def folder(tmp_path_factory):
 @given(counts=st.lists(st.integers(0, 9), max_size=4), seed=st.integers(0, 99), weighted=st.booleans())
 def test_a_stage_gives_back_what_was_written(folder, examples_of, counts, seed, weighted):
     batches = [examples_of(seed + n, count, weighted=weighted) for n, count in enumerate(counts)]
-    written = write_stage(folder / "stage.arrow", batches)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_module, "BATCH_TOKENS", 0)
+        written = write_stage(folder / "stage.arrow", batches)
     assert unchanged(written)
     stage = read_stage(folder / "stage.arrow")
     assert len(stage) == sum(counts)
@@ -57,6 +60,7 @@ def test_batches_are_written_as_they_come(tmp_path, examples_of, monkeypatch):
         return sizes[-1]
 
     monkeypatch.setattr(HashedFile, "write", watch)
+    monkeypatch.setattr(stage_module, "BATCH_TOKENS", 100)
 
     def batches():
         for number in range(3):
@@ -120,4 +124,4 @@ def test_an_example_that_is_not_there_is_named(tmp_path, examples_of):
     write_stage(tmp_path / "stage.arrow", [examples_of(0, 5)])
     stage = read_stage(tmp_path / "stage.arrow")
     with pytest.raises(DataError, match=r"stage.arrow: expected example 5, found 5 examples"):
-        stage.ids_of(np.array([0, 5], np.int32))
+        stage.require(np.array([0, 5], np.int32))

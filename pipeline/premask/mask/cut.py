@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from premask.dtypes import Examples, Int32Array, Int64Array, offsets_of, ranges, slices, take
+from premask.dtypes import Examples, Int32Array, Int64Array, concatenated, offsets_of, ranges, slices, take
 from premask.mask.pieces import turns_of
 from premask.read import Conversation
 
@@ -73,22 +73,19 @@ def joined(parts: Sequence[Examples]) -> Examples:
 
 def in_order(parts: Sequence[Examples]) -> tuple[Examples, Int64Array]:
     """As `joined`; and the order `[S]` in which the spans of `parts`, one batch behind the other, come then."""
-    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
-    sizes = np.concatenate([np.diff(part.span_offsets) for part in parts])
-    offsets, span_offsets = offsets_of(lengths), offsets_of(sizes)
-    rows = np.concatenate([part.rows for part in parts])
-    source_turns = np.concatenate([part.source_turns for part in parts])
-    order = np.lexsort((source_turns, rows))
-    spans = ranges(span_offsets[:-1][order], sizes[order])
+    every = concatenated(parts)
+    lengths, sizes = np.diff(every.offsets), np.diff(every.span_offsets)
+    order = np.lexsort((every.source_turns, every.rows))
+    spans = ranges(every.span_offsets[:-1][order], sizes[order])
     examples = Examples(
-        ids=slices(np.concatenate([part.ids for part in parts]), offsets[:-1][order], lengths[order]),
+        ids=slices(every.ids, every.offsets[:-1][order], lengths[order]),
         offsets=offsets_of(lengths[order]),
-        spans=np.concatenate([part.spans for part in parts])[spans],
+        spans=every.spans[spans],
         span_offsets=offsets_of(sizes[order]),
-        span_weights=np.concatenate([part.span_weights for part in parts])[spans],
-        rows=rows[order],
-        turns=np.concatenate([part.turns for part in parts])[order],
-        source_turns=source_turns[order],
-        digests=np.concatenate([part.digests for part in parts])[order],
+        span_weights=every.span_weights[spans],
+        rows=every.rows[order],
+        turns=every.turns[order],
+        source_turns=every.source_turns[order],
+        digests=every.digests[order],
     )
     return examples, spans

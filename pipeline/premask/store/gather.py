@@ -1,17 +1,19 @@
 """Gathering: the examples that a shard's plan names, out of many stage files into flat arrays.
 
-One Python step for each example, a copy of its ids; all else by array operations. About 0.3 µs an example with its
-copying. One stage file is open at a time where `StageFiles` holds them: the kernel counts every page around what is
-touched, so many maps held at once would look like, and weigh as, memory.
+One Python step for each example, a copy of its ids, and one for each span or row of positions that is made of them:
+about 0.3 µs beside the copying. One stage file is open at a time where `StageFiles` holds them: the kernel counts every
+page around what is touched, so many maps held at once would look like, and weigh as, memory.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from premask.dtypes import IGNORE_INDEX, BoolArray, Float32Array, Int32Array, offsets_of, ranges
+from premask.dtypes import IGNORE_INDEX, Float32Array, Int32Array, Int64Array, offsets_of, ranges
 from premask.store.stage import Stage
 
 
@@ -41,18 +43,38 @@ class Stages(Protocol):
     def __getitem__(self, number: int, /) -> Stage: ...
 
 
-def gather(stages: Stages, partition: Int32Array, index: Int32Array) -> Gathered:
-    """Copy the examples `index[e]` of the stages `partition[e]` (both `[E]`), in order.
+class Room:
+    """Memory that stays from shard to shard: to get it anew takes longer than what is done in it."""
 
-    DataError where a stage has no such example.
+    def __init__(self) -> None:
+        self._arrays: defaultdict[str, Int32Array] = defaultdict(lambda: np.zeros(0, np.int32))
+
+    def array(self, name: str, size: int) -> Int32Array:
+        """`[size]` int32, of any content; the same memory whenever `name` is the same."""
+        if len(self._arrays[name]) < size:
+            self._arrays[name] = np.empty(size + size // 8, np.int32)
+        return self._arrays[name][:size]
+
+
+def gather(
+    stages: Stages, partition: Int32Array, index: Int32Array, lengths: Int32Array, room: Room | None = None
+) -> Gathered:
+    """Copy the examples `index[e]` of the stages `partition[e]`, which have `lengths[e]` tokens (all `[E]`), in order.
+
+    Of a stage in which any has another length no ids are copied; whoever compares the lengths will see. The ids lie in
+    `room`. DataError where a stage has no such example.
     """
-    ids = [b""] * len(index)
+    offsets = offsets_of(lengths.astype(np.int64))
+    ids = (room or Room()).array("ids", int(offsets[-1]))
+    found = lengths.copy()
     counts, spans, weights = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int32)], [np.zeros(0, np.float32)]
     groups = _groups(partition)
     for number, places in groups:
         stage, wanted = stages[number], index[places]
-        for place, values in zip(places.tolist(), stage.ids_of(wanted), strict=True):
-            ids[place] = values
+        stage.require(wanted)
+        found[places] = stage.lengths[wanted]
+        if np.array_equal(found[places], lengths[places]):
+            stage.copy_ids(wanted, ids, offsets[places])
         own = stage.spans_of(wanted)
         counts.append(own[0])
         spans.append(own[1])
@@ -61,44 +83,57 @@ def gather(stages: Stages, partition: Int32Array, index: Int32Array) -> Gathered
     sizes = np.concatenate(counts)
     which = ranges(offsets_of(sizes)[:-1][order], sizes[order])
     return Gathered(
-        ids=np.frombuffer(b"".join(ids), np.int32),
-        lengths=np.fromiter(map(len, ids), np.int32, len(ids)) // np.int32(4),
+        ids=ids,
+        lengths=found,
         spans=np.concatenate(spans)[which],
         span_counts=sizes[order].astype(np.int32),
         span_weights=np.concatenate(weights)[which],
     )
 
 
-def positions(lengths: Int32Array) -> Int32Array:
-    """`[T]` place of every token in its example, from the lengths `[E]`: [2, 3] gives [0, 1, 0, 1, 2]."""
-    ends = np.cumsum(lengths)
-    result = np.arange(ends[-1] if len(ends) else 0, dtype=np.int32)
-    result -= np.repeat((ends - lengths).astype(np.int32), lengths)
+def lengths_of(stages: Stages, partition: Int32Array, index: Int32Array) -> Int32Array:
+    """`[E]` the tokens of the examples `index[e]` of the stages `partition[e]`. DataError as `gather`."""
+    lengths = np.zeros(len(index), np.int32)
+    for number, places in _groups(partition):
+        stage = stages[number]
+        stage.require(index[places])
+        lengths[places] = stage.lengths[index[places]]
+    return lengths
+
+
+def positions(lengths: Int32Array, room: Room | None = None) -> Int32Array:
+    """`[T]` place of every token in its example, from the lengths `[E]`: [2, 3] gives [0, 1, 0, 1, 2]. In `room`."""
+    offsets = offsets_of(lengths.astype(np.int64)).tolist()
+    result = (room or Room()).array("positions", offsets[-1])
+    count, target = np.arange(lengths.max(initial=0), dtype=np.int32).data, result.data
+    for first, last in pairwise(offsets):
+        target[first:last] = count[: last - first]
     return result
 
 
-def trained(examples: Gathered) -> BoolArray:
-    """`[T]` whether a token lies in a span."""
-    return np.repeat(np.arange(2 * len(examples.spans) + 1) % 2 == 1, _stretches(examples))
-
-
-def labels(examples: Gathered) -> Int32Array:
-    """`[T]` the id where a token is trained, IGNORE_INDEX elsewhere."""
-    return np.where(trained(examples), examples.ids, np.int32(IGNORE_INDEX))
+def labels(examples: Gathered, room: Room | None = None) -> Int32Array:
+    """`[T]` the id where a token is trained, IGNORE_INDEX elsewhere. In `room`."""
+    result = (room or Room()).array("labels", len(examples.ids))
+    result.fill(IGNORE_INDEX)
+    source, target = examples.ids.data, result.data
+    starts, ends = _bounds(examples).T.tolist()
+    for start, end in zip(starts, ends, strict=True):
+        target[start:end] = source[start:end]
+    return result
 
 
 def loss_weights(examples: Gathered) -> Float32Array:
     """`[T]` the weight of its span where a token is trained, 0 elsewhere."""
     values = np.zeros(2 * len(examples.spans) + 1, np.float32)
     values[1::2] = examples.span_weights
-    return np.repeat(values, _stretches(examples))
+    return np.repeat(values, np.diff(_bounds(examples).reshape(-1), prepend=0, append=len(examples.ids)))
 
 
-def _stretches(examples: Gathered) -> NDArray[np.int64]:
-    """`[2 S + 1]` tokens before the first span, in it, from there to the second, in it ... and after the last."""
-    starts = np.cumsum(examples.lengths, dtype=np.int64) - examples.lengths
-    bounds = (examples.spans + np.repeat(starts, examples.span_counts)[:, None]).reshape(-1)
-    return np.diff(bounds, prepend=0, append=len(examples.ids))
+def _bounds(examples: Gathered) -> Int64Array:
+    """`[S, 2]` start and end of every span, counted over all tokens."""
+    starts = offsets_of(examples.lengths.astype(np.int64))[:-1]
+    bounds: Int64Array = examples.spans + np.repeat(starts, examples.span_counts)[:, None]
+    return bounds
 
 
 def _groups(keys: NDArray[Any]) -> list[tuple[int, NDArray[np.intp]]]:

@@ -20,7 +20,7 @@ from premask.dtypes import Int64Array
 from premask.errors import DataError
 from premask.pack.plan import PlanRows
 from premask.store.atomic import atomic_write
-from premask.store.gather import Gathered, Stages, gather, labels, loss_weights, positions
+from premask.store.gather import Gathered, Room, Stages, gather, labels, loss_weights, positions
 from premask.store.lists import list_column
 
 SHARD_COLUMNS = {
@@ -76,16 +76,23 @@ def shard_schema(*, source_turns: bool, weights: bool) -> pa.Schema:
 
 
 def write_shard(
-    path: Path, stages: Stages, rows: PlanRows, *, source_turns: bool = False, weights: bool = False
+    path: Path,
+    stages: Stages,
+    rows: PlanRows,
+    *,
+    source_turns: bool = False,
+    weights: bool = False,
+    room: Room | None = None,
 ) -> ShardEntry:
     """Gather the packs of `rows` from `stages` (by partition number) and write them to `path`, atomically; unflushed.
 
-    `source_turns` and `weights` are the same for all shards of a dataset. DataError where the plan and the stages do
-    not belong together.
+    `source_turns` and `weights` are the same for all shards of a dataset; `room` is used until it returns. DataError
+    where the plan and the stages do not belong together.
     """
-    examples = gather(stages, rows.partition, rows.index)
+    room = room or Room()
+    examples = gather(stages, rows.partition, rows.index, rows.length, room)
     _check(path, examples, rows)
-    table = shard_batch(examples, rows, shard_schema(source_turns=source_turns, weights=weights))
+    table = shard_batch(examples, rows, shard_schema(source_turns=source_turns, weights=weights), room)
     with atomic_write(path, durable=False) as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_batch(table)
     written = file.written(path)
@@ -100,26 +107,26 @@ def write_shard(
     )
 
 
-def shard_batch(examples: Gathered, rows: PlanRows, schema: pa.Schema) -> pa.RecordBatch:
-    """The packs of `rows` as one record batch with the columns of `schema`; pure."""
+def shard_batch(examples: Gathered, rows: PlanRows, schema: pa.Schema, room: Room) -> pa.RecordBatch:
+    """The packs of `rows` as one record batch with the columns of `schema`, some of them in `room`."""
     ends = np.flatnonzero(np.diff(rows.pack, append=-1)) + 1
     by_example = np.concatenate([[0], ends])
     by_token = np.concatenate([[0], np.cumsum(examples.lengths, dtype=np.int64)])[by_example]
     columns = [
-        list_column(by_token if name in TOKEN_COLUMNS else by_example, _values(name, examples, rows))
+        list_column(by_token if name in TOKEN_COLUMNS else by_example, _values(name, examples, rows, room))
         for name in schema.names
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _values(name: str, examples: Gathered, rows: PlanRows) -> NDArray[Any]:
+def _values(name: str, examples: Gathered, rows: PlanRows, room: Room) -> NDArray[Any]:
     match name:
         case "input_ids":
             return examples.ids
         case "labels":
-            return labels(examples)
+            return labels(examples, room)
         case "position_ids":
-            return positions(examples.lengths)
+            return positions(examples.lengths, room)
         case "loss_weights":
             return loss_weights(examples)
         case "seq_lengths":

@@ -1,4 +1,4 @@
-"""Stage files: what phase 1 leaves of one partition, an Arrow IPC file of examples, one record batch for each batch.
+"""Stage files: what phase 1 leaves of one partition, an Arrow IPC file of examples in few record batches.
 
 Read through a memory map: the columns that the plan needs (length, supervised, turns, digest ...) lie in buffers of
 their own, so reading them never touches the ids. A stage file is temporary, hence not flushed to the disk: its receipt
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from premask.dtypes import Examples, Float32Array, Int32Array, Int64Array, ranges
+from premask.dtypes import Examples, Float32Array, Int32Array, Int64Array, concatenated, ranges
 from premask.dtypes import offsets_of as running
 from premask.errors import DataError
 from premask.store.atomic import Written, atomic_write
@@ -33,6 +33,9 @@ from premask.store.lists import (
 
 DIGEST_BYTES = 16
 
+BATCH_TOKENS = 2**22
+"""Tokens of a record batch, the last one aside: every shard opens every stage file, and each batch takes its time."""
+
 _COLUMNS = {
     "input_ids": pa.large_list(pa.int32()),
     "spans": pa.large_list(pa.list_(pa.int32(), 2)),
@@ -49,11 +52,20 @@ HASHED_SCHEMA = pa.schema({**_COLUMNS, "digest": pa.binary(DIGEST_BYTES)})
 
 
 def write_stage(path: Path, batches: Iterable[Examples], *, hashed: bool = True) -> Written:
-    """Write the batches, in order, as they come; one at a time is held. `hashed` says whether they have digests."""
+    """Write the batches, in order, as they come; `hashed` says whether they have digests.
+
+    Those of `BATCH_TOKENS` are held and written as one.
+    """
     schema = HASHED_SCHEMA if hashed else STAGE_SCHEMA
     with atomic_write(path, durable=False) as file, pa.ipc.new_file(file, schema) as writer:
+        held: list[Examples] = []
         for examples in batches:
-            writer.write_batch(_to_batch(examples, schema))
+            held.append(examples)
+            if sum(len(each.ids) for each in held) >= BATCH_TOKENS:
+                writer.write_batch(_to_batch(concatenated(held), schema))
+                held = []
+        if held:
+            writer.write_batch(_to_batch(concatenated(held), schema))
     return file.written(path)
 
 
@@ -101,7 +113,7 @@ class Stage:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    @property
+    @cached_property
     def lengths(self) -> Int32Array:
         """`[N]` tokens of every example."""
         return self._column("length", np.int32)
@@ -142,25 +154,24 @@ class Stage:
         """The batches as they were written, as read-only views."""
         return [_to_examples(batch) for batch in self._batches]
 
-    def ids_of(self, index: Int32Array) -> Iterator[bytes]:
-        """The ids (int32) of the examples `index` `[E]`, in order. DataError for an index that is not there."""
-        self._require(index)
-        raw = memoryview(self._whole)
-        first, behind = self._places[index], self._places[index] + 4 * self.lengths[index].astype(np.int64)
-        return (bytes(raw[a:b]) for a, b in zip(first.tolist(), behind.tolist(), strict=True))
+    def copy_ids(self, index: Int32Array, out: Int32Array, at: Int64Array) -> None:
+        """Copy the ids of the examples `index` `[E]` into `out` `[T]`, each to the place `at` `[E]`."""
+        whole = memoryview(self._whole)
+        source, target = whole[: len(whole) // 4 * 4].cast("i"), out.data
+        lengths = self.lengths[index]
+        bounds = (at, at + lengths, self._places[index], self._places[index] + lengths)
+        for first, last, start, end in zip(*(bound.tolist() for bound in bounds), strict=True):
+            target[first:last] = source[start:end]
 
     def spans_of(self, index: Int32Array) -> tuple[Int64Array, Int32Array, Float32Array]:
-        """How many spans the examples `index` `[E]` have, the spans `[S, 2]` and their weights `[S]`, in order.
-
-        DataError for an index that is not there.
-        """
-        self._require(index)
+        """How many spans the examples `index` `[E]` have, the spans `[S, 2]` and their weights `[S]`, in order."""
         offsets, spans, weights = self._spans
         counts = offsets[index + 1] - offsets[index]
         which = ranges(offsets[index], counts)
         return counts, spans[which], weights[which]
 
-    def _require(self, index: Int32Array) -> None:
+    def require(self, index: Int32Array) -> None:
+        """DataError for an index that is not there."""
         if len(index) and not 0 <= index.min() <= index.max() < len(self):
             raise DataError(
                 f"{self.path}: expected example {index.max()}, found {len(self)} examples;"
@@ -169,12 +180,12 @@ class Stage:
 
     @cached_property
     def _places(self) -> Int64Array:
-        """`[N]` the byte of the file at which the ids of every example begin."""
+        """`[N]` where in the file the ids of every example begin, in units of an id."""
         parts = [np.zeros(0, np.int64)]
         for column in (batch.column("input_ids") for batch in self._batches):
             values = column.values.buffers()[1]  # none where there are no ids
             first = values.address - self._whole.address if values else 0
-            parts.append(first + 4 * offsets_of(column)[:-1])
+            parts.append(first // 4 + offsets_of(column)[:-1])  # Arrow aligns to 8 bytes
         return np.concatenate(parts)
 
     @cached_property
@@ -187,7 +198,8 @@ class Stage:
         return running(np.concatenate([np.zeros(0, np.int64), *counts])), spans, weights
 
     def _column(self, name: str, dtype: type[np.generic]) -> NDArray[Any]:
-        return np.concatenate([np.zeros(0, dtype), *(view(batch.column(name)) for batch in self._batches)])
+        columns = [view(batch.column(name)) for batch in self._batches]
+        return columns[0] if len(columns) == 1 else np.concatenate([np.zeros(0, dtype), *columns])
 
 
 def _to_batch(examples: Examples, schema: pa.Schema) -> pa.RecordBatch:

@@ -113,9 +113,15 @@ def slices(values: Int32Array, starts: Int64Array, lengths: Int64Array) -> Int32
 
     A view where they are neighbours already, a copy otherwise.
     """
-    if len(starts) and (starts[1:] == starts[:-1] + lengths[:-1]).all():
-        return values[starts[0] : starts[-1] + lengths[-1]]
-    parts: Sequence[Int32Array] = [values[a : a + n] for a, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+    ends = starts + lengths
+    if len(starts) and (starts[1:] == ends[:-1]).all():
+        return values[starts[0] : ends[-1]]
+    if 2 * lengths.sum() > len(values) and (starts[1:] >= ends[:-1]).all():  # most of them, in order
+        borders = np.stack([starts, ends], axis=1).reshape(-1)
+        inside = np.repeat(np.arange(len(borders) + 1) % 2 == 1, np.diff(borders, prepend=0, append=len(values)))
+        most: Int32Array = values[inside]
+        return most
+    parts: Sequence[Int32Array] = [values[a:b] for a, b in zip(starts.tolist(), ends.tolist(), strict=True)]
     return np.concatenate([values[:0], *parts])
 
 

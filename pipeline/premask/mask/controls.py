@@ -111,7 +111,10 @@ class ControlIds:
         """Where control tokens and tags stand in `ids` `[T]`, ascending. Comparing is far faster than looking up."""
         if not self._close:
             return np.flatnonzero(self.table.take(ids))
-        near = np.flatnonzero((ids >= self._low) & (ids <= self._high))
+        among = ids >= self._low
+        if self._high + 1 < len(self.table):
+            among &= ids <= self._high
+        near = np.flatnonzero(among)
         return near[self.table[ids[near]]]
 
 

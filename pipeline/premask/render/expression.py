@@ -104,10 +104,11 @@ def compile_fill(pieces: Sequence[str | Expr]) -> Callable[[Sequence[Any]], tupl
         "def run(f):",
         *writer.lines,
         *(f" v{n} = {result}" for n, result in enumerate(results)),
-        f" s = ({''.join(f'len(v{n}), ' for n in numbers)})",
-        " if sum(s) > M: raise L",
+        *(f" n{n} = len(v{n})" for n in numbers),
+        f" if {' + '.join(f'n{n}' for n in numbers) or 0} > M: raise L",
         f" t = ''.join(({''.join(j + ', ' for j in joined)}))",
-        f" return t, s if t.isascii() else ({''.join(f'len(v{n}.encode()), ' for n in numbers)})",
+        f" if t.isascii(): return t, ({''.join(f'n{n}, ' for n in numbers)})",
+        f" return t, ({''.join(f'len(v{n}.encode()), ' for n in numbers)})",
     ]
     return _compiled(lines, writer)
 

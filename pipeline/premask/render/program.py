@@ -149,17 +149,16 @@ class Program(Generic[A]):
         numbers: dict[int, int] = {}
         failures: dict[int, Failure] = {}
         for row, conversation in enumerate(conversations):
-            filled = self._fill(conversation)
-            if isinstance(filled, Failure):
-                failures[row] = filled
-                texts.append("")
+            leaf, text, values = self._fill(conversation)
+            texts.append(text)
+            if isinstance(leaf, Failure):
+                failures[row] = leaf
                 which.append(-1)
                 continue
-            leaf, text, values = filled
-            texts.append(text)
             sizes += values
-            number = numbers.setdefault(id(leaf), len(leaves))
-            if number == len(leaves):
+            number = numbers.get(id(leaf), -1)
+            if number < 0:
+                number = numbers[id(leaf)] = len(leaves)
                 leaves.append(leaf)
             which.append(number)
             self.rendered += 1
@@ -190,21 +189,21 @@ class Program(Generic[A]):
         if text != expected:
             raise AssertionError("bug in premask: a traced rendering differs from Jinja's")
 
-    def _fill(self, conversation: Conversation) -> "tuple[Leaf[A], str, tuple[int, ...]] | Failure":
+    def _fill(self, conversation: Conversation) -> "tuple[Leaf[A] | Failure, str, tuple[int, ...]]":
         """The leaf of a conversation, its text, and the bytes of its pieces that are no literals."""
         key, fields = flatten(conversation)
-        try:
-            leaf = self._find(key, fields) or self._learn(conversation, key)
-            return leaf if isinstance(leaf, Failure) else (leaf, *leaf.fill(fields))
-        except TooLarge:
-            alone = self._learn(conversation, None)
-            return alone if isinstance(alone, Failure) else (alone, *alone.fill(fields))
-
-    def _find(self, key: Hashable, fields: list[Any]) -> Leaf[A] | None:
         node = self.trees.get(key)
-        while node is not None and node.ask is not None:
-            node = node.branches.get(node.ask(fields))
-        return node.leaf if node is not None else None
+        try:
+            while node is not None and node.ask is not None:
+                node = node.branches.get(node.ask(fields))
+            leaf = self._learn(conversation, key) if node is None or node.leaf is None else node.leaf
+            if isinstance(leaf, Leaf):
+                return leaf, *leaf.fill(fields)
+        except TooLarge:
+            leaf = self._learn(conversation, None)
+            if isinstance(leaf, Leaf):
+                return leaf, *leaf.fill(fields)
+        return leaf, "", ()
 
     def _learn(self, conversation: Conversation, key: Hashable) -> "Leaf[A] | Failure":
         """Trace a conversation to a new leaf of the tree of its shape; without `key` it is its leaf alone."""

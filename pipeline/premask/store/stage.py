@@ -181,25 +181,32 @@ class Stage:
     @cached_property
     def _places(self) -> Int64Array:
         """`[N]` where in the file the ids of every example begin, in units of an id."""
-        parts = [np.zeros(0, np.int64)]
+        parts: list[Int64Array] = []
         for column in (batch.column("input_ids") for batch in self._batches):
             values = column.values.buffers()[1]  # none where there are no ids
             first = values.address - self._whole.address if values else 0
-            parts.append(first // 4 + offsets_of(column)[:-1])  # Arrow aligns to 8 bytes
-        return np.concatenate(parts)
+            parts.append(offsets_of(column)[:-1] + first // 4)  # Arrow aligns to 8 bytes
+        return _joined(parts, np.int64)
 
     @cached_property
     def _spans(self) -> tuple[Int64Array, Int32Array, Float32Array]:
         """First span of every example and the number of all `[N + 1]`; the spans and their weights."""
         columns = [(batch.column("spans"), batch.column("span_weights")) for batch in self._batches]
-        counts = [np.diff(offsets_of(spans)) for spans, _ in columns]
-        spans = np.concatenate([np.zeros((0, 2), np.int32), *(pairs_of(spans) for spans, _ in columns)])
-        weights = np.concatenate([np.zeros(0, np.float32), *(values_of(weights) for _, weights in columns)])
-        return running(np.concatenate([np.zeros(0, np.int64), *counts])), spans, weights
+        pairs = [pairs_of(spans) for spans, _ in columns] or [np.zeros((0, 2), np.int32)]
+        bases = running(np.array([len(part) for part in pairs]))
+        firsts = [offsets_of(spans)[:-1] + base for (spans, _), base in zip(columns, bases[:-1].tolist(), strict=False)]
+        offsets = np.append(_joined(firsts, np.int64), bases[-1])
+        return offsets, _joined(pairs, np.int32), _joined([values_of(weights) for _, weights in columns], np.float32)
 
     def _column(self, name: str, dtype: type[np.generic]) -> NDArray[Any]:
-        columns = [view(batch.column(name)) for batch in self._batches]
-        return columns[0] if len(columns) == 1 else np.concatenate([np.zeros(0, dtype), *columns])
+        return _joined([view(batch.column(name)) for batch in self._batches], dtype)
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    """The arrays behind each other; no copy of a single one, which is nearly always all there is."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.zeros(0, dtype)
 
 
 def _to_batch(examples: Examples, schema: pa.Schema) -> pa.RecordBatch:

@@ -21,6 +21,10 @@ from premask.errors import MachineError
 
 TEMPORARY_SUFFIX = ".partial"
 
+PIECE = 2**19
+"""Bytes that are written at a time, then hashed while a core's cache holds them. Writing 8 MB at once may take ten times
+as long: Linux then looks for that much memory in one piece."""
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -54,9 +58,11 @@ class HashedFile(io.RawIOBase):
     def write(self, data: Any) -> int:
         """Write all of `data` (any buffer of bytes); its size. MachineError where the disk is full or fails."""
         view = memoryview(data).cast("B")
-        with _disk_errors(self._path):
-            _write_all(self._file, view)
-        self._sha256.update(view)
+        for first in range(0, len(view), PIECE):
+            piece = view[first : first + PIECE]
+            with _disk_errors(self._path):
+                _write_all(self._file, piece)
+            self._sha256.update(piece)
         self._size += len(view)
         return len(view)
 

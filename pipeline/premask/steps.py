@@ -237,11 +237,11 @@ class _Masking:
         found: dict[int, Conversation] = {}
         for number, raw in enumerate(raws, first):
             row = parse(raw)
-            result = row if isinstance(row, Rejected) else convert(self.format, row, self.shape)
-            if isinstance(result, Rejected):
-                self.rejected[number] = result
-            else:
+            result = convert(self.format, row, self.shape) if type(row) is dict else row
+            if type(result) is Conversation:
                 found[number] = result
+            elif type(result) is Rejected:
+                self.rejected[number] = result
         if self.recipe.filters.scripts:
             strangers = written_otherwise([text_of(c) for c in found.values()], self.recipe.filters.scripts)
             for number, why in zip(list(found), strangers, strict=True):

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-from premask.dtypes import BoolArray, Examples, Float64Array, Int64Array, take
+from premask.dtypes import BoolArray, Examples, Float64Array, Int32Array, Int64Array, take
 from premask.mask.cut import joined, last_trained, shortened, truncated
 from premask.mask.limits import Limits, Mask, MaskedTurns
 from premask.mask.pieces import exchanges, stated, turns_of, within_reach
@@ -66,20 +66,19 @@ class _Batch:
 
     def fit(self, sizes: Float64Array) -> Fitted:
         far, reached = self._reached(sizes)
-        near: Sequence[int] = range(len(self.conversations))
-        conversations = self.conversations
+        near, conversations = np.arange(len(self.conversations)), self.conversations
         if far or reached or self.failures:
-            near = [row for row in near if row not in far and row not in self.failures]
-            conversations = [reached.get(row, self.conversations[row]) for row in near]
+            near = np.setdiff1d(near, [*far, *self.failures])
+            conversations = [reached.get(row, self.conversations[row]) for row in near.tolist()]
         masked = self.mask(conversations)
-        self.failures |= {near[place]: failure for place, failure in masked.failures.items()}
-        examples = replace(masked.examples, rows=np.array(near, np.int64)[masked.examples.rows])
-        np.add.at(self.tokens, examples.rows, examples.lengths)
-        np.add.at(self.turns, examples.rows, examples.turns)
+        self.failures |= {int(near[place]): failure for place, failure in masked.failures.items()}
+        examples = replace(masked.examples, rows=near[masked.examples.rows])
+        self.tokens += self._per_row(examples.rows, examples.lengths)
+        self.turns += self._per_row(examples.rows, examples.turns)
         for row in reached:
             self.turns[row] += turns_of(self.conversations[row].messages[len(reached[row].messages) :])
         trimmed = shortened(examples, last_trained(examples)) if self.limits.trim_tail else examples
-        np.add.at(self.trimmed, examples.rows, examples.lengths - trimmed.lengths)
+        self.trimmed += self._per_row(examples.rows, examples.lengths - trimmed.lengths)
         long = trimmed.lengths > self.limits.max_length
         fitting = self._short(trimmed, long, masked, far)
         rows, lengths = np.append(examples.rows, far).astype(np.int64), np.append(trimmed.lengths, np.zeros(len(far)))
@@ -151,18 +150,19 @@ class _Batch:
         found = f"{length}" if length > limit else f"more than {limit}"
         return Failure("too_long", f"expected at most {limit} tokens{expected}, found {found}; raise --max-length")
 
+    def _per_row(self, rows: Int64Array, values: Int32Array) -> Int64Array:
+        """`[N]` the sums of the `values` `[n]` of examples over their `rows` `[n]`."""
+        return np.bincount(rows, values, len(self.tokens)).astype(np.int64)  # exact below 2**53
+
     def _account(self, fitting: Examples) -> dict[str, int]:
-        kept, turns = np.zeros_like(self.tokens), np.zeros_like(self.turns)
-        np.add.at(kept, fitting.rows, fitting.lengths)
-        np.add.at(turns, fitting.rows, fitting.turns)
-        rest = self.tokens - self.trimmed - kept
+        rest = self.tokens - self.trimmed - self._per_row(fitting.rows, fitting.lengths)
         return {
             "tokens_in": int(self.tokens.sum()),
             "tokens_repeated": int(-rest[rest < 0].sum()),
             "tokens_trimmed": int(self.trimmed.sum()),
             "tokens_dropped": int(rest[rest > 0].sum()),
             "turns_in": int(self.turns.sum()),
-            "turns_dropped": int((self.turns - turns).sum()),
+            "turns_dropped": int(self.turns.sum() - fitting.turns.sum()),
         }
 
 

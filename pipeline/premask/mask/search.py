@@ -81,7 +81,7 @@ def find_bytes(raw: Bytes, text: bytes) -> Int64Array:
     """Every place where `text` stands in `raw`, overlapping ones included, ascending. `raw` ends with 8 NULs."""
     if not text:
         return np.zeros(0, np.int64)
-    counts = np.bincount(raw[:65536], minlength=256)
+    counts = np.bincount(raw[:4096], minlength=256)
     rarest = min(range(len(text)), key=lambda i: int(counts[text[i]]))
     places = np.flatnonzero(raw == text[rarest]) - rarest
     return _matching(raw, places[places >= 0], text)

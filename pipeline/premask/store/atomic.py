@@ -22,8 +22,8 @@ from premask.errors import MachineError
 TEMPORARY_SUFFIX = ".partial"
 
 PIECE = 2**19
-"""Bytes that are written at a time, then hashed while a core's cache holds them. Writing 8 MB at once may take ten times
-as long: Linux then looks for that much memory in one piece."""
+"""Bytes that are written at a time, then hashed while a core's cache holds them. For 8 MB at once Linux may take ten
+times as long, looking for that much memory in one piece."""
 
 
 @dataclass(frozen=True, slots=True)

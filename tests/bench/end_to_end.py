@@ -121,7 +121,8 @@ def report(found: dict[Entry, dict[str, float]], small: float, processes: int, r
     """The table and the ratios, in Markdown."""
     speed = {entry: result["bytes"] / result["seconds"] / 1e6 for entry, result in found.items()}
     trl_speed = next(rate for entry, rate in speed.items() if (entry.name, entry.processes) == ("trl", processes))
-    lines = [f"{datetime.date.today()}, {machine()}; medians of {rounds} rounds.", *versions(), ""]
+    how = f"medians of {rounds} rounds" if rounds > 1 else "one round on little data, which says that all run, no more"
+    lines = [f"{datetime.date.today()}, {machine()}; {how}.", *versions(), ""]
     lines += ["| | processes | MB | seconds | MB/s | TRL = 1 |", "|---|---|---|---|---|---|"]
     for entry, result in found.items():
         size, seconds, rate = result["bytes"] / 1e6, result["seconds"], speed[entry]
@@ -129,9 +130,17 @@ def report(found: dict[Entry, dict[str, float]], small: float, processes: int, r
         lines.append(f"| {title(entry)} | {entry.processes} | {' | '.join(cells)} |")
     lines += ["", "| | found | must be | |", "|---|---|---|---|"]
     for label, value, sign, bar in ratios(found, speed, small, processes):
-        held = "" if not sign else "held" if (value <= bar if sign == "<=" else value >= bar) else "MISSED"
-        lines.append(f"| {label} | {value:.2f} | {f'{sign} {bar:g}' if sign else ''} | {held} |")
+        lines.append(f"| {label} | {value:.2f} | {f'{sign} {bar:g}' if sign else ''} | {mark(value, sign, bar)} |")
     return "\n".join(lines)
+
+
+def mark(value: float, sign: str, bar: float) -> str:
+    """Whether a bar was held; a difference of two runs may drown in noise, and then nothing was found."""
+    if not sign:
+        return ""
+    if value <= 0:
+        return "UNCLEAR"
+    return "held" if (value <= bar if sign == "<=" else value >= bar) else "MISSED"
 
 
 def ratios(

@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # The pin is read from constraints.txt: a looser request for torch pulls gigabytes of CUDA packages.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: prepare train test check lint format picture templates test-trainers bench torture test-gpu bench-gpu clean
+.PHONY: prepare train test check lint format picture templates test-trainers bench bench-peers torture test-gpu bench-gpu clean
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml constraints.txt
@@ -66,6 +66,12 @@ bench: $(STAMP)
 	$(BIN)/python tests/bench/search.py
 	$(BIN)/python tests/bench/loading.py
 	$(BIN)/python tests/bench/drop_in.py
+
+# Axolotl, which `make bench` runs beside the others where it is there. Its masks need none of the packages for GPUs that
+# it asks for, and take the transformers and datasets of the environment; it goes into a folder of its own as well.
+bench-peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target build/axolotl \
+		axolotl==0.19.0 addict==2.4.0 colorama==0.4.6
 
 # On a machine with a GPU, with the python there that has torch for CUDA and triton: make test-gpu GPU_PYTHON=python3
 GPU_PYTHON ?= $(BIN)/python

@@ -3,16 +3,23 @@
     python tests/bench/contestants.py NAME DATA TOKENIZER TEMPLATE PROCESSES OUT
 
 prints `{"seconds": ..., "bytes": ..., ...}` as its last line. `bytes` are those of DATA, whatever is done with them.
+Here stand premask, its floor and single stages; `peers.py` has the preparations of others. What they all count
+(tokens, the sum of the ids, a digest of the texts) must agree: `test_contestants.py` compares it.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import orjson
+import peers
 
 BATCH = 512
 
@@ -27,7 +34,9 @@ def premask(data: Path, tokenizer: Path, template: str, processes: int, out: Pat
     summary = prepare(recipe, out, workers=processes, fresh=True, encoder=encoder)
     seconds = time.perf_counter() - began
     used = json.loads((out / "run.json").read_text())["encoder"]
-    return {"seconds": seconds, "rows": summary["rows"], "rejected": summary["rejected"], "encoder": used["backend"]}
+    counted = {"rows": summary["rows"], "tokens": summary["tokens"]["in"]}
+    counted["supervised"] = summary["splits"]["train"]["supervised"]
+    return {"seconds": seconds, **counted, "rejected": summary["rejected"], "encoder": used["backend"]}
 
 
 def rendered(data: Path, tokenizer: Path, template: str) -> tuple[Any, list[str]]:
@@ -50,54 +59,103 @@ def _texts(masker: Any, rows: list[Any], adapt: Callable[..., Any]) -> list[str]
 
 
 def floor(data: Path, tokenizer: Path, template: str, processes: int, out: Path) -> dict[str, Any]:
-    """Parse every row, encode its text, write the result's bytes: each once, each with all processes.
+    """Parse every row, encode its text, write the result's bytes: each once, each with all processes."""
+    return in_turn(("parse", "encode", "write"), data, tokenizer, template, processes, out)
+
+
+def fast_encoder(data: Path, tokenizer: Path, template: str, processes: int, out: Path) -> dict[str, Any]:
+    """fastokens alone: rendered texts to ids."""
+    return in_turn(("encode",), data, tokenizer, template, processes, out)
+
+
+def json_alone(data: Path, tokenizer: Path, template: str, processes: int, out: Path) -> dict[str, Any]:
+    """orjson alone: lines to Python's values."""
+    return in_turn(("parse",), data, tokenizer, template, processes, out)
+
+
+class Share:
+    """What one process does of the floor, step by step."""
+
+    def __init__(self, lines: list[bytes], texts: list[str], spec: str, written: Path) -> None:
+        self.lines, self.texts, self.written = lines, texts, written
+        self.rows = 0
+        self.ids: list[bytes] = []
+        """Of every batch the ids, 32 bits each."""
+        if spec:
+            import fastokens
+
+            self.encoder = fastokens.Tokenizer.from_json_str(spec)
+            self.encoder.encode_batch_flat(["what is made at the first call belongs to the set-up"])
+
+    def parse(self) -> None:
+        for line in self.lines:
+            orjson.loads(line)
+            self.rows += 1
+
+    def encode(self) -> None:
+        starts = range(0, len(self.texts), BATCH)
+        self.ids = [self.encoder.encode_batch_flat(self.texts[i : i + BATCH])[0] for i in starts]
+
+    def write(self) -> None:
+        with self.written.open("wb", buffering=0) as file:
+            for _ in ("ids", "labels", "positions"):
+                for part in self.ids:
+                    file.write(part)
+
+
+def in_turn(
+    names: tuple[str, ...], data: Path, tokenizer: Path, template: str, processes: int, out: Path
+) -> dict[str, Any]:
+    """Those steps of the floor, one after the other, each with all processes, which wait for each other in between.
 
     The texts lie rendered in memory; the caches of the encoders are cold, as those of a preparation are.
     """
-    import fastokens
-    import orjson
-
-    masker, texts = rendered(data, tokenizer, template)
-    spec = masker.encoder.raw.decode()
+    masker, texts = rendered(data, tokenizer, template) if "encode" in names else (None, [])
+    spec = masker.encoder.raw.decode() if masker else ""
     with data.open("rb") as file:
         lines = [line.rstrip(b"\n") for line in file]
-    bounds = [len(lines) * k // processes for k in range(processes + 1)]
     context = multiprocessing.get_context("fork")
     barrier, queue = context.Barrier(processes), context.Queue()
     os.environ["FASTOKENS_BPE_THREADS"] = "1"
+    out.mkdir(parents=True, exist_ok=True)
 
     def work(k: int) -> None:
-        encoder = fastokens.Tokenizer.from_json_str(spec)
-        encoder.encode_batch_flat(["what is made at the first call belongs to the set-up"])
-        own_lines, own_texts = lines[bounds[k] : bounds[k + 1]], texts[bounds[k] : bounds[k + 1]]
+        own = [whole[len(whole) * k // processes : len(whole) * (k + 1) // processes] for whole in (lines, texts)]
+        share = Share(*own, spec, out / f"written-{k}")  # type: ignore[arg-type]
         spent: dict[str, float] = {}
-        barrier.wait()
-        began = time.perf_counter()
-        for line in own_lines:
-            orjson.loads(line)
-        spent["parse"] = time.perf_counter() - began
-        barrier.wait()
-        began = time.perf_counter()
-        tokens = [encoder.encode_batch_flat(own_texts[i : i + BATCH])[0] for i in range(0, len(own_texts), BATCH)]
-        spent["encode"] = time.perf_counter() - began
-        barrier.wait()
-        began = time.perf_counter()
-        with (out / f"floor-{k}").open("wb", buffering=0) as file:
-            for _ in ("ids", "labels", "positions"):
-                for part in tokens:
-                    file.write(part)
-        spent["write"] = time.perf_counter() - began
-        queue.put((spent, sum(map(len, tokens)) // 4))
+        for name in names:
+            barrier.wait()
+            began = time.perf_counter()
+            getattr(share, name)()
+            spent[name] = time.perf_counter() - began
+        queue.put((spent, share.rows, counted(np.frombuffer(part, np.uint32) for part in share.ids)))
 
-    out.mkdir(parents=True, exist_ok=True)
     workers = [context.Process(target=work, args=(k,)) for k in range(processes)]
     for worker in workers:
         worker.start()
     found = [queue.get() for _ in workers]
     for worker in workers:
         worker.join()
-    parts = {name: max(spent[name] for spent, _ in found) for name in ("parse", "encode", "write")}
-    return {"seconds": sum(parts.values()), **parts, "tokens": sum(tokens for _, tokens in found)}
+    parts = {name: max(spent[name] for spent, _, _ in found) for name in names}
+    sums = {key: sum(each[key] for _, _, each in found) for key in ("tokens", "ids")} if "encode" in names else {}
+    rows = {"rows": sum(rows for _, rows, _ in found)} if "parse" in names else {}
+    return {"seconds": sum(parts.values()), **parts, **rows, **sums}
+
+
+def counted(batches: Iterable[Any]) -> dict[str, int]:
+    """How many tokens batches of ids hold, and the sum of the ids: to see that all encoders give the same."""
+    tokens = ids = 0
+    for batch in batches:
+        tokens, ids = tokens + len(batch), ids + int(np.sum(batch, dtype=np.int64))
+    return {"tokens": tokens, "ids": ids}
+
+
+def digest(texts: Iterable[str]) -> str:
+    """SHA-256 of texts, a NUL behind each."""
+    made = hashlib.sha256()
+    for text in texts:
+        made.update(text.encode() + b"\0")
+    return made.hexdigest()
 
 
 def raw_tokenizers(data: Path, tokenizer: Path, template: str, processes: int, out: Path) -> dict[str, Any]:
@@ -108,101 +166,30 @@ def raw_tokenizers(data: Path, tokenizer: Path, template: str, processes: int, o
 
     masker, texts = rendered(data, tokenizer, template)
     encoder = Tokenizer.from_str(masker.encoder.raw.decode())
+    found: list[list[int]] = []
     began = time.perf_counter()
     for i in range(0, len(texts), BATCH):
-        for encoding in encoder.encode_batch_fast(texts[i : i + BATCH], add_special_tokens=False):
-            _ = encoding.ids
-    return {"seconds": time.perf_counter() - began}
+        found += [each.ids for each in encoder.encode_batch_fast(texts[i : i + BATCH], add_special_tokens=False)]
+    seconds = time.perf_counter() - began
+    return {"seconds": seconds, **counted(found), "texts": digest(texts)}
 
 
 def jinja(data: Path, tokenizer: Path, template: str, processes: int, out: Path) -> dict[str, Any]:
-    """Every row rendered by plain sandboxed Jinja, nothing else; one process."""
-    from premask.encode.files import load_tokenizer_files
-    from premask.recipe import Recipe
-    from premask.render.environment import compile_template
+    """Every row rendered as transformers compiles and renders templates, nothing else; one process."""
+    from transformers import AutoTokenizer
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
     from premask.render.named import resolve_templates
 
-    files = load_tokenizer_files(str(tokenizer))
-    date = Recipe(sources=["-"], tokenizer="-").date
-    plain = compile_template(resolve_templates(template, files.templates).default, date)
+    variables = AutoTokenizer.from_pretrained(tokenizer).special_tokens_map
+    plain = _compile_jinja_template(resolve_templates(template, {}).default)
     with data.open("rb") as file:
         rows = [json.loads(line)["messages"] for line in file]
-    from premask.read import Conversation
-    from premask.render.bounds import begin
-
+    given = {"tools": None, "documents": None, "add_generation_prompt": False, **variables}
     began = time.perf_counter()
-    for messages in rows:
-        begin(plain, Conversation(messages=messages))
-        plain.render(messages=messages, tools=None, documents=None, add_generation_prompt=False, **files.special_tokens)
-    return {"seconds": time.perf_counter() - began}
-
-
-def trl(data: Path, tokenizer: Path, template: str, processes: int, out: Path) -> dict[str, Any]:
-    """TRL's SFTTrainer from a loaded dataset to packed ids and masks (loading the JSON is not counted)."""
-    import datasets
-    import torch
-    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-    from trl import SFTConfig, SFTTrainer
-
-    datasets.disable_caching()
-    datasets.disable_progress_bars()
-    chat = AutoTokenizer.from_pretrained(tokenizer)
-    chat.chat_template = Path(template).read_text()
-    chat.eos_token = chat.pad_token = "<|im_end|>"  # noqa: S105
-    rows = datasets.load_dataset("json", data_files=str(data), split="train", cache_dir=str(out / "cache"))
-    config = LlamaConfig(
-        vocab_size=len(chat),
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-    )
-    model = LlamaForCausalLM(config)
-    settings = SFTConfig(
-        str(out / "trl"),
-        assistant_only_loss=True,
-        packing=True,
-        max_length=4096,
-        dataset_num_proc=processes if processes > 1 else None,
-        report_to=[],
-        use_cpu=not torch.cuda.is_available(),
-        bf16=False,
-    )
-    began = time.perf_counter()
-    trainer = SFTTrainer(model=model, args=settings, train_dataset=rows, processing_class=chat)
+    texts = [plain.render(messages=messages, **given) for messages in rows]
     seconds = time.perf_counter() - began
-    return {"seconds": seconds, "packs": len(trainer.train_dataset)}
-
-
-def masking_loop(data: Path, tokenizer: Path, template: str, processes: int, out: Path) -> dict[str, Any]:
-    """Render, tokenize and mask as Unsloth's notebooks do: `apply_chat_template`, the tokenizer, a loop over tokens."""
-    import datasets
-    from search import unsloth_loop
-    from transformers import AutoTokenizer
-
-    datasets.disable_caching()
-    datasets.disable_progress_bars()
-    chat = AutoTokenizer.from_pretrained(tokenizer)
-    chat.chat_template = Path(template).read_text()
-    response, instruction = (
-        chat(text, add_special_tokens=False).input_ids for text in ("<|im_start|>assistant\n", "<|im_start|>user\n")
-    )
-    rows = datasets.load_dataset("json", data_files=str(data), split="train", cache_dir=str(out / "cache"))
-
-    def render(batch: dict[str, Any]) -> dict[str, Any]:
-        return {"text": [chat.apply_chat_template(m, tokenize=False) for m in batch["messages"]]}
-
-    def tokenize(batch: dict[str, Any]) -> dict[str, Any]:
-        return {"input_ids": chat(batch["text"], add_special_tokens=False).input_ids}
-
-    def mask(batch: dict[str, Any]) -> dict[str, Any]:
-        return {"labels": [unsloth_loop(ids, response, instruction) for ids in batch["input_ids"]]}
-
-    began = time.perf_counter()
-    for step in (render, tokenize, mask):
-        rows = rows.map(step, batched=True, num_proc=processes if processes > 1 else None)
-    return {"seconds": time.perf_counter() - began}
+    return {"seconds": seconds, "rows": len(rows), "texts": digest(texts)}
 
 
 def main() -> None:
@@ -212,7 +199,7 @@ def main() -> None:
     if name.startswith("premask:"):
         result = premask(*given, name.partition(":")[2])
     else:
-        known = (floor, raw_tokenizers, jinja, trl, masking_loop)
+        known = (floor, fast_encoder, json_alone, raw_tokenizers, jinja, peers.trl, peers.masking_loop, peers.axolotl)
         result = {each.__name__: each for each in known}[name](*given)
     print(json.dumps({**result, "bytes": Path(data).stat().st_size}))
 

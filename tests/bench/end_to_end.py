@@ -2,9 +2,9 @@
 
     python tests/bench/end_to_end.py [--quick]
 
-Every contestant (`contestants.py`) runs in a process of its own, which loads and imports before its clock starts; all
-of them in turn, five rounds, medians. Ratios count; the figures of one machine do not. The table, a plot and the raw
-figures go to `build/bench/`.
+Every contestant (`contestants.py`, `peers.py`) runs in a process of its own, which loads and imports before its clock
+starts; all of them in turn, five rounds, medians. Ratios count; the figures of one machine do not. The table, a plot
+and the raw figures go to `build/bench/`. Axolotl runs where `make bench-peers` has put it.
 
 **The floor** parses every row once (orjson), encodes the rendered text once (fastokens, cold) and writes the bytes of
 the result once, each with all processes, set-up excluded. Of premask, too, set-up is excluded from the ratio: it is the
@@ -13,6 +13,7 @@ time that 4 times the data takes longer, a third of it for each part.
 
 import argparse
 import datetime
+import importlib.metadata
 import json
 import os
 import platform
@@ -28,6 +29,7 @@ from typing import Any
 
 import trl
 from corpus import ROOT, write_corpus, write_tokenizer
+from peers import AXOLOTL
 
 OUT = ROOT / "build/bench"
 CHATS = Path(trl.__file__).parent / "chat_templates"
@@ -55,16 +57,19 @@ def entries(processes: int) -> list[Entry]:
         for label, template in TEMPLATES.items()
         for name, part in (("floor", "all"), ("premask:fastokens", "all"), ("premask:fastokens", "quarter"))
     ]
-    one = [Entry(f"Qwen3 {part}, 1", "premask:fastokens", part, TEMPLATES["Qwen3"], 1) for part in ("all", "quarter")]
-    peers = [
-        Entry("TRL", "trl", "sample", TRAINING, 1),
-        Entry("TRL", "trl", "sample", TRAINING, processes),
-        Entry("masking loop", "masking_loop", "sample", TEMPLATES["Qwen3"], processes),
-        Entry("tokenizers alone", "raw_tokenizers", "sample", TEMPLATES["Qwen3"], processes),
-        Entry("Jinja alone", "jinja", "sample", TEMPLATES["Qwen3"], 1),
-        Entry("premask, reference encoder", "premask:tokenizers", "sample", TEMPLATES["Qwen3"], processes),
+    qwen = TEMPLATES["Qwen3"]
+    one = [Entry(f"Qwen3 {part}, 1", "premask:fastokens", part, qwen, 1) for part in ("all", "quarter")]
+    one.append(Entry("reference encoder", "premask:tokenizers", "sample", qwen, processes))
+    alone = [
+        Entry("JSON alone (orjson)", "json_alone", "all", qwen, processes),
+        Entry("the fast encoder alone (fastokens)", "fast_encoder", "all", qwen, processes),
+        Entry("the reference encoder alone (tokenizers)", "raw_tokenizers", "sample", qwen, processes),
+        Entry("Jinja alone (as in transformers)", "jinja", "sample", qwen, 1),
     ]
-    return [*own, *one, *peers]
+    others = [("TRL", "trl", TRAINING), ("Axolotl's masks, no packing", "axolotl", qwen)][: 1 + AXOLOTL.exists()]
+    peers = [Entry(*other[:2], "sample", other[2], count) for other in others for count in (1, processes)]
+    peers.append(Entry("masking loop, no packing", "masking_loop", "sample", qwen, processes))
+    return [*own, *one, *peers, *alone]
 
 
 def run(entry: Entry, data: dict[str, Path], tokenizer: Path) -> dict[str, Any]:
@@ -97,24 +102,53 @@ def machine() -> str:
     return f"{len(os.sched_getaffinity(0))} cores ({kind}), {memory:.0f} GB, Python {platform.python_version()}"
 
 
+def versions() -> list[str]:
+    """Whose versions were measured; and, where Axolotl is absent, that it is."""
+    own = {name: importlib.metadata.version(name) for name in ("trl", "transformers", "tokenizers", "fastokens")}
+    there = {found.name: found.version for found in importlib.metadata.distributions(path=[str(AXOLOTL)])}
+    absent = [] if AXOLOTL.exists() else ["", "Axolotl is absent: `make bench-peers` puts it into `build/axolotl`."]
+    own |= {name: version for name, version in there.items() if name == "axolotl"}
+    return [", ".join(f"{name} {version}" for name, version in own.items()) + ".", *absent]
+
+
+def title(entry: Entry) -> str:
+    """What a line of the table is called."""
+    prefix = {"premask": "premask, ", "floor": "the floor, "}.get(entry.name.partition(":")[0], "")
+    return prefix + entry.label
+
+
 def report(found: dict[Entry, dict[str, float]], small: float, processes: int, rounds: int) -> str:
     """The table and the ratios, in Markdown."""
     speed = {entry: result["bytes"] / result["seconds"] / 1e6 for entry, result in found.items()}
+    trl_speed = next(rate for entry, rate in speed.items() if (entry.name, entry.processes) == ("trl", processes))
+    how = f"medians of {rounds} rounds" if rounds > 1 else "one round on little data, which says that all run, no more"
+    lines = [f"{datetime.date.today()}, {machine()}; {how}.", *versions(), ""]
+    lines += ["| | processes | MB | seconds | MB/s | TRL = 1 |", "|---|---|---|---|---|---|"]
+    for entry, result in found.items():
+        size, seconds, rate = result["bytes"] / 1e6, result["seconds"], speed[entry]
+        cells = (f"{size:,.0f}", f"{seconds:.2f}", f"{rate:,.1f}", f"{rate / trl_speed:,.1f}")
+        lines.append(f"| {title(entry)} | {entry.processes} | {' | '.join(cells)} |")
+    lines += ["", "| | found | must be | |", "|---|---|---|---|"]
+    for label, value, sign, bar in ratios(found, speed, small, processes):
+        lines.append(f"| {label} | {value:.2f} | {f'{sign} {bar:g}' if sign else ''} | {mark(value, sign, bar)} |")
+    return "\n".join(lines)
+
+
+def mark(value: float, sign: str, bar: float) -> str:
+    """Whether a bar was held; a difference of two runs may drown in noise, and then nothing was found."""
+    if not sign:
+        return ""
+    if value <= 0:
+        return "UNCLEAR"
+    return "held" if (value <= bar if sign == "<=" else value >= bar) else "MISSED"
+
+
+def ratios(
+    found: dict[Entry, dict[str, float]], speed: dict[Entry, float], small: float, processes: int
+) -> list[tuple[str, float, str, float]]:
+    """What is judged: its name, what was found, and on which side of which figure it must lie, if it must."""
     by = {(entry.name, entry.data, entry.template, entry.processes): entry for entry in found}
     qwen = TEMPLATES["Qwen3"]
-    trl_speed = speed[by["trl", "sample", TRAINING, processes]]
-    lines = [
-        f"{datetime.date.today()}, {machine()}; medians of {rounds} rounds.",
-        "",
-        "| | processes | MB | seconds | MB/s | TRL = 1 |",
-        "|---|---|---|---|---|---|",
-    ]
-    for entry, result in found.items():
-        size, rate = result["bytes"] / 1e6, speed[entry]
-        label = f"premask, {entry.label}" if entry.name == "premask:fastokens" else entry.label
-        label = f"the floor, {entry.label}" if entry.name == "floor" else label
-        cells = (f"{size:,.0f}", f"{result['seconds']:.2f}", f"{rate:,.1f}", f"{rate / trl_speed:,.1f}")
-        lines.append(f"| {label} | {entry.processes} | {' | '.join(cells)} |")
 
     def marginal(template: str, workers: int) -> float:
         """Seconds for all data, set-up excluded."""
@@ -130,19 +164,16 @@ def report(found: dict[Entry, dict[str, float]], small: float, processes: int, r
         ratio, with_set_up = marginal(template, processes) / floor["seconds"], whole["seconds"] / floor["seconds"]
         bars.append((f"{label}: floors ({parts} s), set-up excluded", ratio, "<=", 2.0))
         bars.append((f"{label}: floors, everything included", with_set_up, "", 0.0))
-    all_of_it = by["premask:fastokens", "all", qwen, processes]
-    bars.append(
-        (f"times TRL with {processes} processes, everything included", speed[all_of_it] / trl_speed, ">=", 30.0)
-    )
+    ours = speed[by["premask:fastokens", "all", qwen, processes]]
+    trl_speed = speed[by["trl", "sample", TRAINING, processes]]
+    bars.append((f"times TRL with {processes} processes, everything included", ours / trl_speed, ">=", 30.0))
     reference = by["premask:tokenizers", "sample", qwen, processes]
     bars.append(("times TRL, reference encoder", speed[reference] / trl_speed, "", 0.0))
+    if axolotl := by.get(("axolotl", "sample", qwen, processes)):
+        bars.append((f"times Axolotl with {processes} processes, everything included", ours / speed[axolotl], "", 0.0))
     bars.append((f"1 to {processes} workers", marginal(qwen, 1) / marginal(qwen, processes), ">=", 1.8))
     bars.append(("1,000 rows from the shell, seconds", small, "<=", 2.0))
-    lines += ["", "| | found | must be | |", "|---|---|---|---|"]
-    for label, value, sign, bar in bars:
-        held = "" if not sign else "held" if (value <= bar if sign == "<=" else value >= bar) else "MISSED"
-        lines.append(f"| {label} | {value:.2f} | {f'{sign} {bar:g}' if sign else ''} | {held} |")
-    return "\n".join(lines)
+    return bars
 
 
 def plot(found: dict[Entry, dict[str, float]]) -> None:
@@ -152,8 +183,8 @@ def plot(found: dict[Entry, dict[str, float]]) -> None:
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    shown = {e: r for e, r in found.items() if e.data != "quarter" and (e.template != "chatml" or e.name == "floor")}
-    labels = [f"{e.name.partition(':')[0]}: {e.label} ({e.processes})" for e in shown]
+    shown = {e: r for e, r in found.items() if e.data != "quarter"}
+    labels = [f"{title(e)} ({e.processes})" for e in shown]
     figure, axes = plt.subplots(figsize=(9, 0.4 * len(labels) + 1))
     axes.barh(labels, [r["bytes"] / r["seconds"] / 1e6 for r in shown.values()], color="#4c9a6a")
     axes.set_xscale("log")

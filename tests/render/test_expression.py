@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from premask.render.expression import LARGEST, TooLarge, _Writer, compile_expression, compile_fill
@@ -82,7 +82,8 @@ def test_compiled_is_what_it_says(expression, values):
 @given(st.lists(strings, max_size=4), fields)
 def test_a_fill_shares_what_its_pieces_have_in_common(several, values):
     expected = [evaluate(e, values) for e in several]
-    assert compile_fill(several)(values) == ("".join(expected), tuple(map(len, expected)))
+    assume(not re.search("[\ud800-\udfff]", "".join(expected)))
+    assert compile_fill(several)(values) == ("".join(expected), tuple(len(e.encode()) for e in expected))
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

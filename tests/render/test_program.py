@@ -54,6 +54,13 @@ def test_a_failing_row_leaves_its_neighbours_alone(chat):
     assert failure.reason == "template_error" and failure.detail.startswith("TypeError: ")
 
 
+def test_half_a_character_that_a_replay_makes_costs_its_row(chat):
+    program = make("{{ messages[0].content.replace('a', '\\ud800') }}")
+    rendered = program.render([chat("b"), chat("a"), chat("c")])
+    assert rendered.texts == ["b", "", "c"] and program.leaves == 1
+    assert rendered.failures[1].reason == "template_error"
+
+
 def test_half_a_character_is_an_error_of_the_template(chat):
     rendered = make("{{ '\\ud800' }}").render([chat("b")])
     assert rendered.failures[0].reason == "template_error"

@@ -199,7 +199,7 @@ class Program(Generic[A]):
             leaf = self._learn(conversation, key) if node is None or node.leaf is None else node.leaf
             if isinstance(leaf, Leaf):
                 return leaf, *leaf.fill(fields)
-        except TooLarge:
+        except (TooLarge, UnicodeEncodeError):  # a template may write half a character
             leaf = self._learn(conversation, None)
             if isinstance(leaf, Leaf):
                 return leaf, *leaf.fill(fields)

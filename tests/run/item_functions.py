@@ -21,6 +21,25 @@ def square(number: int) -> dict[str, int]:
     return {"square": number * number, "pid": os.getpid()}
 
 
+_KNOWN: list[str] = []
+
+
+def remember(text: str) -> None:
+    _KNOWN.append(text)
+
+
+def remembered() -> str:
+    return _KNOWN[-1]
+
+
+def slow_at_first(folder: str, seconds: float) -> None:
+    """Slow in all processes but the first that comes."""
+    try:
+        (Path(folder) / "first").touch(exist_ok=False)
+    except FileExistsError:
+        time.sleep(seconds)
+
+
 def environment(name: str) -> str | None:
     return os.environ.get(name)
 

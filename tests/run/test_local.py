@@ -14,7 +14,7 @@ import pytest
 
 from premask.errors import DataError, MachineError, PremaskError, UsageError
 from premask.run.items import InternalError, WorkItem
-from premask.run.local import TRIES, run_items
+from premask.run.local import TRIES, Crew, run_items
 
 HERE = Path(__file__).parent
 
@@ -170,6 +170,41 @@ def test_a_function_that_workers_cannot_import_is_a_bug() -> None:
     local = WorkItem(name="local", function=lambda: None, arguments={})
     with pytest.raises(InternalError, match=r"local: .*\nThis is a bug in premask"):
         run_items([*squares(1), local], workers=2)
+
+
+# --- workers that stay ----------------------------------------------------------------------------------------------
+
+
+def test_workers_stay_from_one_batch_of_items_to_the_next() -> None:
+    with Crew(2) as crew:
+        first = {result["pid"] for result in crew.perform(squares(6)).values()}
+        again = {result["pid"] for result in crew.perform(squares(6)).values()}
+    assert again <= first and len(first) == 2 and os.getpid() not in first
+
+
+def test_workers_begin_with_what_makes_them_ready(tmp_path: Path) -> None:
+    with Crew(2) as crew:
+        crew.start(make("opening", "remember", text="ready"))
+        assert crew.perform([make(str(n), "remembered") for n in range(4)]) == {str(n): "ready" for n in range(4)}
+    with Crew(1) as crew:
+        crew.start(make("opening", "remember", text="alone"))
+        assert crew.workers == []
+
+
+@pytest.mark.parametrize("opening", [make("opening", "data_error", text="x"), make("opening", "leave", code=7)])
+def test_an_opening_that_fails_fails_nothing_else(opening: WorkItem) -> None:
+    with Crew(2) as crew:
+        crew.start(opening)
+        results = crew.perform(squares(4))
+    assert [results[f"item {n}"]["square"] for n in range(4)] == [0, 1, 4, 9]
+
+
+def test_nobody_waits_for_an_opening_that_is_not_needed(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with Crew(2) as crew:
+        crew.start(make("opening", "slow_at_first", folder=str(tmp_path), seconds=30.0))
+        assert len(crew.perform(squares(3))) == 3
+    assert time.monotonic() - began < 20
 
 
 # --- deaths ---------------------------------------------------------------------------------------------------------

@@ -147,6 +147,11 @@ class Crew:
         """The workers that hold an item, by connection."""
         return {worker.connection: worker for worker in self.workers if worker.item}
 
+    @property
+    def _at_work(self) -> bool:
+        """Whether any worker holds an item that was asked for."""
+        return any(worker.item is not self.opening for worker in self.busy.values())
+
     def start(self, opening: WorkItem) -> None:
         """Start all workers now, unless there is but one, each with an item that makes it ready for those to come.
 
@@ -186,7 +191,7 @@ class Crew:
         waiting = deque(items)
         tries = Counter[str]()
         failed: dict[str, PremaskError] = {}
-        while self.busy or (waiting and not failed):
+        while self._at_work or (waiting and not failed):
             while waiting and not failed and len(self.busy) < self.size:
                 item = waiting.popleft()
                 tries[item.name] += 1

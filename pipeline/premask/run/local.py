@@ -33,6 +33,14 @@ TRIES = 3
 ITEM_SECONDS = 3600.0
 """How long a bounded item may take, a thousand times what it should: whatever hangs is ended, and named."""
 
+ENVIRONMENT = {
+    # Processes are the parallelism here: threads in each of them as well only get in each other's way.
+    "OPENBLAS_NUM_THREADS": "1",
+    # Texts are made and freed by the thousand: glibc keeps 7 pieces of a size ready, and searches for the rest.
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=4000",
+}
+"""Of workers, where nothing else is set."""
+
 OnDone: TypeAlias = Callable[[WorkItem, Any], None]
 Ending: TypeAlias = Literal["done", "failed", "lost"]
 
@@ -109,8 +117,7 @@ def _start(theirs: Connection, inherited: Sequence[int]) -> subprocess.Popen[byt
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)  # noqa: PTH109
     return subprocess.Popen(  # noqa: S603 - our own interpreter and module
         [sys.executable, "-P", "-m", "premask.run.worker", str(theirs.fileno()), str(os.getpid())],
-        # Processes are the parallelism here: threads in each of them as well only get in each other's way.
-        env={**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
+        env={**ENVIRONMENT, **os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"},
         pass_fds=[theirs.fileno(), *inherited],
         stdin=subprocess.DEVNULL,
         stdout=2,  # the driver's standard output is for the summary alone

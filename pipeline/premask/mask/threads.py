@@ -1,0 +1,193 @@
+"""What each id of a vocabulary means to a search for markers, worked out once: the tables of a `Scanner`.
+
+An id has to do with a marker if its bytes fit somewhere: within it, or over one of its ends. Markers of which none
+begins another one are read together, as a **group**, so that what they have in common is read once.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from premask.dtypes import Int32Array, offsets_of
+from premask.mask.scanner import Scanner
+from premask.mask.search import Marker
+
+State = tuple[int, bytes]
+"""Onward: a group, and what has been read of its markers. Back: 0, and what has yet to be read."""
+
+NOTHING = 0
+"""The code of a dead end; the others are negative (see `Scanner`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A way for a kind of token to hold a marker's pivot."""
+
+    kind: int
+    marker: int
+    start: int
+    """Where in the marker the token begins; negative where it begins before."""
+
+
+def scanner_for(table: Sequence[bytes], markers: Sequence[Marker], anchors: Sequence[bytes]) -> Scanner:
+    """Tables to find M `markers` in the ids that `table` `[V]` spells; `anchors` `[M]` may stand before each."""
+    ids = _related(table, [marker.text for marker in markers], anchors)
+    kinds = np.zeros(len(table), np.int32)
+    kinds[ids] = np.arange(1, len(ids) + 1)
+    words = [table[i] for i in ids]
+    texts = _Texts(markers, anchors, _groups(markers), max(map(len, table)).bit_length())
+    onward, back = _Table(words, texts.onward), _Table(words, texts.back)
+    ways = _ways(words, markers, kinds)
+    threads = {}
+    for way in ways:
+        before, behind, anchored = texts.thread(words[way.kind - 1], way)
+        key = (way.kind, back.number(before), onward.number(behind))
+        threads[key] = [back.number(state) for state in anchored]  # the same for all markers of a group
+    held = sorted(threads)
+    counts = np.bincount([kind for kind, _, _ in held], minlength=len(words) + 1)
+    return Scanner(
+        bits=texts.bits,
+        pivots=tuple(ids[kind - 1] for kind in np.flatnonzero(counts)),
+        kinds=kinds,
+        firsts=offsets_of(counts),
+        before=np.array([before for _, before, _ in held], np.int32),
+        behind=np.array([behind for _, _, behind in held], np.int32),
+        anchors=np.array([threads[key] for key in held], np.int32).reshape(len(held), len(markers)),
+        onward=onward.filled(),
+        back=back.filled(),
+    )
+
+
+def _related(table: Sequence[bytes], markers: Sequence[bytes], anchors: Sequence[bytes]) -> list[int]:
+    """The ids whose bytes fit somewhere in a marker or anchor, or over an end of one."""
+    wholes = b"\0\0".join([*markers, *anchors])
+    heads = tuple({text[:n] for text in (*markers, *anchors) for n in range(1, len(text) + 1)})
+    tails = tuple({text[n:] for text in markers for n in range(1, len(text))})
+    return [
+        i
+        for i, word in enumerate(table)
+        if word in wholes or word.endswith(heads) or word.startswith(tails) or any(text in word for text in markers)
+    ]
+
+
+def _groups(markers: Sequence[Marker]) -> list[list[int]]:
+    """Markers of which none begins another one, together; by their numbers."""
+    groups: list[list[int]] = []
+    for i, marker in enumerate(markers):
+        for group in groups:
+            others = [markers[j].text for j in group]
+            if not any(marker.text.startswith(text) or text.startswith(marker.text) for text in others):
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    return groups
+
+
+def _ways(words: Sequence[bytes], markers: Sequence[Marker], kinds: Int32Array) -> list[_Way]:
+    """Choose a pivot for every marker, so that few kinds of token hold one: all ways for them to do so."""
+    covers = [_covers(words, i, marker, kinds) for i, marker in enumerate(markers)]
+    covers.sort(key=lambda some: min(map(len, some)))
+    chosen: set[int] = set()
+    ways = []
+    for some in covers:
+        best = min(some, key=lambda cover: len({way.kind for way in cover} - chosen))
+        chosen.update(way.kind for way in best)
+        ways += best
+    return ways
+
+
+def _covers(words: Sequence[bytes], number: int, marker: Marker, kinds: Int32Array) -> list[list[_Way]]:
+    """For every byte of a marker that may be its pivot, the ways to hold it."""
+    if marker.token is not None:
+        return [[_Way(int(kinds[marker.token]), number, 0)]]  # nothing else is this token, whatever its bytes
+    covers: list[list[_Way]] = [[] for _ in marker.text]
+    for kind, word in enumerate(words, 1):
+        for start in _fitting(word, marker.text):
+            for held in covers[max(start, 0) : start + len(word)]:
+                held.append(_Way(kind, number, start))
+    return covers
+
+
+def _fitting(word: bytes, text: bytes) -> list[int]:
+    """Where in a text a word may begin (negative: before it) so that both agree in all bytes they share."""
+    places = range(1 - len(word), len(text))
+    return [at for at in places if word[max(-at, 0) : len(text) - at] == text[max(at, 0) : at + len(word)]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Texts:
+    """The texts of markers and anchors, as they are read token by token."""
+
+    markers: Sequence[Marker]
+    anchors: Sequence[bytes]
+    groups: Sequence[Sequence[int]]
+    bits: int
+
+    def thread(self, word: bytes, way: _Way) -> tuple[State | int, State | int, list[State | int]]:
+        """What has yet to be read once a token is known to hold a pivot.
+
+        Back to the marker's beginning, onward to its end, and back to the beginning of the anchors of its group.
+        """
+        text, start = self.markers[way.marker].text, way.start
+        group = next(n for n, some in enumerate(self.groups) if way.marker in some)
+        anchors = [anchor if i in self.groups[group] else None for i, anchor in enumerate(self.anchors)]
+        if start > 0:
+            before: State | int = (0, text[:start])
+            anchored: list[State | int] = [NOTHING if a is None else (0, a + text[:start]) for a in anchors]
+        else:
+            before = self._found(0, -start)
+            anchored = [NOTHING if a is None else self.back((0, a), word[:-start]) for a in anchors]
+        size = len(text) - start
+        behind = self._ended(way.marker, size, word) if size <= len(word) else (group, text[: start + len(word)])
+        return before, behind, anchored
+
+    def onward(self, state: State, word: bytes) -> State | int:
+        """What a token means behind what has been read."""
+        group, read = state
+        whole = read + word
+        for i in self.groups[group]:
+            text = self.markers[i].text
+            if whole.startswith(text):
+                return self._ended(i, len(text) - len(read), word)
+            if text.startswith(whole):
+                return group, whole
+        return NOTHING
+
+    def back(self, state: State, word: bytes) -> State | int:
+        """What a token means before what has been read."""
+        _, text = state
+        if word.endswith(text):
+            return self._found(0, len(word) - len(text))
+        return (0, text[: len(text) - len(word)]) if text.endswith(word) else NOTHING
+
+    def _ended(self, marker: int, size: int, word: bytes) -> int:
+        """The code of a marker that ends behind the first bytes of a token, or with it."""
+        return self._found(marker, size if size < len(word) else 1 << self.bits)
+
+    def _found(self, marker: int, byte: int) -> int:
+        return -((marker + 1) << self.bits + 1 | byte)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """States, numbered as they come up, and what every kind of token makes of them."""
+
+    words: Sequence[bytes]
+    """What kinds 1, 2, ... spell."""
+    after: Callable[[State, bytes], State | int]
+    numbers: dict[State, int] = field(default_factory=dict)
+
+    def number(self, state: State | int) -> int:
+        """The number of a state, which is more than 0; codes stay as they are."""
+        return state if isinstance(state, int) else self.numbers.setdefault(state, len(self.numbers) + 1)
+
+    def filled(self) -> Int32Array:
+        """`[states, kinds]` int32 for all states that have come up, and those that follow from them."""
+        rows = [[NOTHING] * (len(self.words) + 1)]
+        while len(rows) <= len(self.numbers):
+            state = next(itertools.islice(self.numbers, len(rows) - 1, None))
+            rows.append([NOTHING, *(self.number(self.after(state, word)) for word in self.words)])
+        return np.array(rows, np.int32)

@@ -9,12 +9,10 @@ from premask.dtypes import Int32Array, Int64Array
 FEW = 8
 """So many ids are compared one by one, which is faster than looking each token up."""
 
-_WORD = 8
-
 
 def places_of(ids: Int32Array, wanted: Sequence[int]) -> Int64Array:
     """`[K]` int64, ascending: where one of the ids `wanted` stands in `ids` `[T]`."""
-    padded = np.zeros(-(-len(ids) // _WORD) * _WORD, bool)
+    padded = np.zeros(len(ids) + 7 & ~7, bool)
     found = padded[: len(ids)]
     if len(wanted) > FEW:
         table = np.zeros(max(int(ids.max(initial=0)), *wanted) + 1, bool)
@@ -25,7 +23,8 @@ def places_of(ids: Int32Array, wanted: Sequence[int]) -> Int64Array:
         for token in wanted[1:]:
             found |= ids == token
     # Eight tokens at a time, since few are found.
-    words = np.flatnonzero(padded.view(np.uint64) != 0)
-    within = np.flatnonzero(padded.reshape(-1, _WORD)[words])
-    places: Int64Array = words[within // _WORD] * _WORD + within % _WORD
+    words = padded.view(np.uint64)
+    due = np.flatnonzero(words != 0)
+    within = np.flatnonzero(words[due].view(bool))
+    places: Int64Array = (due[within >> 3] << 3) + (within & 7)
     return places

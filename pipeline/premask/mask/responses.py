@@ -82,14 +82,13 @@ def _last(starts: Int64Array, offsets: Int64Array) -> BoolArray:
 
 
 def _within(starts: Int64Array, ends: Int64Array, values: Int32Array) -> Int32Array:
-    """`values` `[T]` in the ranges from `starts` to `ends`, -100 elsewhere."""
-    borders = np.stack([starts, ends], axis=1).ravel()
-    inside = np.zeros(len(borders) + 1, np.int32)
-    inside[1::2] = -1
-    labels = values ^ np.int32(IGNORE_INDEX)  # by bits: a third of the time of np.where
-    labels &= np.repeat(inside, np.diff(borders, prepend=0, append=len(values)))
-    labels ^= np.int32(IGNORE_INDEX)
-    return labels
+    """`values` `[T]`, none below -100, in the ranges from `starts` to `ends`; -100 elsewhere."""
+    borders = np.zeros(2 * len(starts) + 2, np.int64)
+    borders[1:-1:2], borders[2:-1:2], borders[-1] = starts, ends, len(values)
+    most = np.full(len(borders) - 1, np.iinfo(np.int32).max, np.int32)
+    most[::2] = IGNORE_INDEX
+    labels = np.repeat(most, np.diff(borders))
+    return np.minimum(labels, values, out=labels)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +111,13 @@ class SpeltMarkers:
         offsets = offsets[np.append(True, np.diff(offsets) > 0)]
         hits = self.scanner.scan(ids, offsets)
         is_border = hits.marker < len(self.restarts)
-        borders, closings = _one_each(hits.take(is_border)), _one_each(hits.take(~is_border))
+        borders = _one_each(hits.take(np.flatnonzero(is_border)))
+        closings = _one_each(hits.take(np.flatnonzero(~is_border)))
         quoted = self._quoted(borders)
         cited = borders.ends[quoted & (borders.marker < self.headers)]
         if quoted.any():
-            closings = closings.take(~np.isin(closings.starts, borders.starts[quoted]))
-            borders = borders.take(~quoted)
+            closings = closings.take(np.flatnonzero(~np.isin(closings.starts, borders.starts[quoted])))
+            borders = borders.take(np.flatnonzero(~quoted))
         starts, ends = self._turns(ids, offsets, borders, closings)
         kept = ends > starts
         return Responses(starts[kept], ends[kept], cited - 1 >> self.scanner.bits)
@@ -176,7 +176,7 @@ def _one_each(hits: Hits) -> Hits:
     if (np.diff(hits.starts) > 0).all():
         return hits
     hits = hits.take(np.lexsort((hits.marker, hits.starts)))
-    return hits.take(np.append(True, np.diff(hits.starts) > 0))
+    return hits.take(np.flatnonzero(np.append(True, np.diff(hits.starts) > 0)))
 
 
 def _cut_off(example: Int64Array, header: BoolArray, genuine: BoolArray) -> BoolArray:

@@ -32,9 +32,10 @@ class Hits:
     rows: Int64Array
     """`[K]` the example that it stands in."""
 
-    def take(self, which: BoolArray | Int64Array) -> "Hits":
+    def take(self, which: Int64Array) -> "Hits":
         """Some of them."""
-        return Hits(self.marker[which], self.starts[which], self.ends[which], self.anchored[which], self.rows[which])
+        columns = (self.marker, self.starts, self.ends, self.anchored, self.rows)
+        return Hits(*(column.take(which) for column in columns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,63 +49,80 @@ class Scanner:
 
     bits: int
     pivots: tuple[int, ...]
-    """The ids that hold pivots."""
-    kinds: Int32Array
+    """The ids that hold pivots: kinds 1, 2, ..., P."""
+    kinds: Int64Array
     """`[V]` the kind of every id."""
     firsts: Int64Array
-    """`[kinds + 1]` where the threads of every kind begin, and where the last ones end."""
-    before: Int32Array
+    """`[P + 2]` where the threads of every kind begin, and where the last ones end."""
+    before: Int64Array
     """`[threads]` the state in `back` to reach a marker's beginning."""
-    behind: Int32Array
+    behind: Int64Array
     """`[threads]` the state in `onward` to reach its end."""
-    anchors: Int32Array
+    anchors: Int64Array
     """`[threads, M]` the state in `back` to reach the beginning of its anchor."""
-    onward: Int32Array
+    onward: Int64Array
     """`[states, kinds]` the state after reading a token behind."""
-    back: Int32Array
+    back: Int64Array
     """`[states, kinds]` the state after reading a token before."""
+    possible: BoolArray
+    """`[P + 1, kinds]` whether a kind that stands before a pivot leads to a marker."""
 
     def scan(self, ids: Int32Array, offsets: Int64Array) -> Hits:
         """All markers in examples `ids` `[T]` that begin at `offsets` `[N + 1]`, none of them empty."""
-        at = places_of(ids, self.pivots)
+        at, threads = self._threads(ids)
         rows = np.repeat(np.arange(len(offsets) - 1), np.diff(np.searchsorted(at, offsets)))
-        kinds = self.kinds.take(ids.take(at))
-        counts = np.diff(self.firsts).take(kinds)
-        borders = offsets_of(counts)
-        threads = np.repeat(self.firsts.take(kinds) - borders[:-1], counts) + np.arange(borders[-1])
-        at, rows = np.repeat(at, counts), np.repeat(rows, counts)
-
-        first, begun = self._read(self.back, -1, ids, at, self.before.take(threads), offsets[rows] - 1)
+        first, begun = self._read(self.back, -1, ids, at, self.before.take(threads), offsets[:-1].take(rows) - 1)
         kept = np.flatnonzero(begun)
-        at, rows, threads = at[kept], rows[kept], threads[kept]
-        starts = (first[kept] << self.bits) + (begun[kept] & self._byte)
-
-        last, ended = self._read(self.onward, 1, ids, at, self.behind.take(threads), offsets[rows + 1])
+        if len(kept) < len(at):
+            at, rows, threads, first, begun = (a.take(kept) for a in (at, rows, threads, first, begun))
+        limits = offsets.take(rows + 1)
+        last, ended = self._read(self.onward, 1, ids, at, self.behind.take(threads), limits)
         kept = np.flatnonzero(ended)
-        at, rows, threads, ended = at[kept], rows[kept], threads[kept], ended[kept]
+        if len(kept) < len(at):
+            at, rows, threads, first, begun, last, ended = (
+                a.take(kept) for a in (at, rows, threads, first, begun, last, ended)
+            )
         marker = (ended >> self.bits + 1) - 1
-        ends = (last[kept] << self.bits) + (ended & self._byte)
+        anchors = self.anchors.ravel().take(threads * self.anchors.shape[1] + marker)
+        _, anchored = self._read(self.back, -1, ids, at, anchors, offsets.take(rows) - 1)
+        byte = (2 << self.bits) - 1
+        return Hits(
+            marker, (first << self.bits) + (begun & byte), (last << self.bits) + (ended & byte), anchored > 0, rows
+        )
 
-        _, anchored = self._read(self.back, -1, ids, at, self.anchors[threads, marker], offsets[rows] - 1)
-        return Hits(marker, starts[kept], ends, anchored > 0, rows)
-
-    @property
-    def _byte(self) -> int:
-        return (2 << self.bits) - 1
+    def _threads(self, ids: Int32Array) -> tuple[Int64Array, Int64Array]:
+        """The tokens that hold a pivot, ascending, and the thread that each of them belongs to; one may have more."""
+        at = places_of(ids, self.pivots)
+        kinds = self.kinds.take(ids.take(at))
+        if not self.possible.all():
+            earlier = self.kinds.take(ids.take(at - 1, mode="clip"))
+            kept = np.flatnonzero(self.possible.ravel().take(kinds * self.possible.shape[1] + earlier))
+            at, kinds = at.take(kept), kinds.take(kept)
+        threads = self.firsts.take(kinds)
+        counts = self.firsts.take(kinds + 1) - threads
+        if counts.max(initial=1) > 1:
+            borders = offsets_of(counts)
+            threads = np.repeat(threads - borders[:-1], counts) + np.arange(borders[-1])
+            at = np.repeat(at, counts)
+        return at, threads
 
     def _read(
-        self, table: Int32Array, step: int, ids: Int32Array, at: Int64Array, state: Int32Array, limits: Int64Array
+        self, table: Int64Array, step: int, ids: Int32Array, at: Int64Array, state: Int64Array, limits: Int64Array
     ) -> tuple[Int64Array, Int64Array]:
         """Read on from the tokens `at` to what completes each text, before its limit.
 
         That token, and what was found there; 0 where nothing was.
         """
         at = at.copy()
+        flat, width = table.ravel(), table.shape[1]
         going = np.flatnonzero(state > 0)
+        here, due = at.take(going), state.take(going)
         while len(going):
-            here = at[going] + step
+            here += step
             kinds = self.kinds.take(ids.take(here, mode="clip"))
-            after = table[state[going], np.where(here != limits[going], kinds, 0)]
-            at[going], state[going] = here, after
-            going = going[after > 0]
-        return at, -state.astype(np.int64)
+            due = flat.take(due * width + kinds)
+            due *= here != limits.take(going)
+            at[going], state[going] = here, due
+            on = np.flatnonzero(due > 0)
+            going, here, due = going.take(on), here.take(on), due.take(on)
+        return at, -state

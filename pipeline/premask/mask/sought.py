@@ -124,6 +124,7 @@ def spell_markers(
         return {marker: found[marker] for marker in sorted(found, key=len, reverse=True)}
 
     headers, openings = spelt(sought.headers), spelt([*sought.openings, *restarts])
+    openings = {marker: text for marker, text in openings.items() if marker not in headers}
     closings = [*reversed(spelt(sought.closings))]  # of several at one place the last counts
     if not headers:
         found = ", ".join(map(repr, sought.headers))

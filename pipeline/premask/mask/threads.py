@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from premask.dtypes import Int32Array, offsets_of
+from premask.dtypes import Int64Array, offsets_of
 from premask.mask.scanner import Scanner
 from premask.mask.search import Marker
 
@@ -23,9 +23,9 @@ NOTHING = 0
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """A way for a kind of token to hold a marker's pivot."""
+    """A way for a token to hold a marker's pivot."""
 
-    kind: int
+    token: int
     marker: int
     start: int
     """Where in the marker the token begins; negative where it begins before."""
@@ -33,30 +33,36 @@ class _Way:
 
 def scanner_for(table: Sequence[bytes], markers: Sequence[Marker], anchors: Sequence[bytes]) -> Scanner:
     """Tables to find M `markers` in the ids that `table` `[V]` spells; `anchors` `[M]` may stand before each."""
-    ids = _related(table, [marker.text for marker in markers], anchors)
-    kinds = np.zeros(len(table), np.int32)
+    related = _related(table, [marker.text for marker in markers], anchors)
+    ways, held = _ways(table, related, markers)
+    ids = [*held, *(i for i in related if i not in held)]
+    kinds = np.zeros(len(table), np.int64)
     kinds[ids] = np.arange(1, len(ids) + 1)
     words = [table[i] for i in ids]
     texts = _Texts(markers, anchors, _groups(markers), max(map(len, table)).bit_length())
     onward, back = _Table(words, texts.onward), _Table(words, texts.back)
-    ways = _ways(words, markers, kinds)
     threads = {}
     for way in ways:
-        before, behind, anchored = texts.thread(words[way.kind - 1], way)
-        key = (way.kind, back.number(before), onward.number(behind))
+        before, behind, anchored = texts.thread(table[way.token], way)
+        key = (int(kinds[way.token]), back.number(before), onward.number(behind))
         threads[key] = [back.number(state) for state in anchored]  # the same for all markers of a group
-    held = sorted(threads)
-    counts = np.bincount([kind for kind, _, _ in held], minlength=len(words) + 1)
+    flat = np.array([*sorted(threads)], np.int64).reshape(-1, 3)
+    states = back.filled()
+    possible = np.zeros((len(held) + 1, len(words) + 1), bool)
+    for kind, before, _ in flat:
+        possible[kind] |= before < 0 or states[before] != NOTHING
+    possible[0] = True  # which no pivot is
     return Scanner(
         bits=texts.bits,
-        pivots=tuple(ids[kind - 1] for kind in np.flatnonzero(counts)),
+        pivots=tuple(held),
         kinds=kinds,
-        firsts=offsets_of(counts),
-        before=np.array([before for _, before, _ in held], np.int32),
-        behind=np.array([behind for _, _, behind in held], np.int32),
-        anchors=np.array([threads[key] for key in held], np.int32).reshape(len(held), len(markers)),
+        firsts=offsets_of(np.bincount(flat[:, 0], minlength=len(held) + 1)),
+        before=flat[:, 1].copy(),
+        behind=flat[:, 2].copy(),
+        anchors=np.array([threads[key] for key in sorted(threads)], np.int64).reshape(-1, len(markers)),
         onward=onward.filled(),
-        back=back.filled(),
+        back=states,
+        possible=possible,
     )
 
 
@@ -86,28 +92,28 @@ def _groups(markers: Sequence[Marker]) -> list[list[int]]:
     return groups
 
 
-def _ways(words: Sequence[bytes], markers: Sequence[Marker], kinds: Int32Array) -> list[_Way]:
-    """Choose a pivot for every marker, so that few kinds of token hold one: all ways for them to do so."""
-    covers = [_covers(words, i, marker, kinds) for i, marker in enumerate(markers)]
+def _ways(table: Sequence[bytes], related: Sequence[int], markers: Sequence[Marker]) -> tuple[list[_Way], list[int]]:
+    """Choose a pivot for every marker, so that few ids hold one: all ways for them to do so, and these ids."""
+    covers = [_covers(table, related, i, marker) for i, marker in enumerate(markers)]
     covers.sort(key=lambda some: min(map(len, some)))
     chosen: set[int] = set()
     ways = []
     for some in covers:
-        best = min(some, key=lambda cover: len({way.kind for way in cover} - chosen))
-        chosen.update(way.kind for way in best)
+        best = min(some, key=lambda cover: len({way.token for way in cover} - chosen))
+        chosen.update(way.token for way in best)
         ways += best
-    return ways
+    return ways, sorted(chosen)
 
 
-def _covers(words: Sequence[bytes], number: int, marker: Marker, kinds: Int32Array) -> list[list[_Way]]:
+def _covers(table: Sequence[bytes], related: Sequence[int], number: int, marker: Marker) -> list[list[_Way]]:
     """For every byte of a marker that may be its pivot, the ways to hold it."""
     if marker.token is not None:
-        return [[_Way(int(kinds[marker.token]), number, 0)]]  # nothing else is this token, whatever its bytes
+        return [[_Way(marker.token, number, 0)]]  # nothing else is this token, whatever its bytes
     covers: list[list[_Way]] = [[] for _ in marker.text]
-    for kind, word in enumerate(words, 1):
-        for start in _fitting(word, marker.text):
-            for held in covers[max(start, 0) : start + len(word)]:
-                held.append(_Way(kind, number, start))
+    for i in related:
+        for start in _fitting(table[i], marker.text):
+            for cover in covers[max(start, 0) : start + len(table[i])]:
+                cover.append(_Way(i, number, start))
     return covers
 
 
@@ -184,10 +190,10 @@ class _Table:
         """The number of a state, which is more than 0; codes stay as they are."""
         return state if isinstance(state, int) else self.numbers.setdefault(state, len(self.numbers) + 1)
 
-    def filled(self) -> Int32Array:
-        """`[states, kinds]` int32 for all states that have come up, and those that follow from them."""
+    def filled(self) -> Int64Array:
+        """`[states, kinds]` for all states that have come up, and those that follow from them."""
         rows = [[NOTHING] * (len(self.words) + 1)]
         while len(rows) <= len(self.numbers):
             state = next(itertools.islice(self.numbers, len(rows) - 1, None))
             rows.append([NOTHING, *(self.number(self.after(state, word)) for word in self.words)])
-        return np.array(rows, np.int32)
+        return np.array(rows, np.int64)

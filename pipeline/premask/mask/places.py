@@ -1,30 +1,34 @@
 """Where certain ids stand in a batch: the one pass over all tokens that a search by markers needs."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 
 from premask.dtypes import Int32Array, Int64Array
 
-FEW = 8
+FEW = 24
 """So many ids are compared one by one, which is faster than looking each token up."""
+
+BLOCK = 1 << 15
+"""Tokens that are compared with all of these ids before the next ones are."""
 
 
 def places_of(ids: Int32Array, wanted: Sequence[int]) -> Int64Array:
     """`[K]` int64, ascending: where one of the ids `wanted` stands in `ids` `[T]`."""
-    padded = np.zeros(len(ids) + 7 & ~7, bool)
-    found = padded[: len(ids)]
     if len(wanted) > FEW:
-        table = np.zeros(max(int(ids.max(initial=0)), *wanted) + 1, bool)
-        table[list(wanted)] = True
-        table.take(ids, out=found, mode="clip")  # which is the mode that needs no copy; all ids are within
-    elif wanted:
-        np.equal(ids, wanted[0], out=found)
-        for token in wanted[1:]:
-            found |= ids == token
-    # Eight tokens at a time, since few are found.
-    words = padded.view(np.uint64)
+        return np.flatnonzero(np.isin(ids, wanted, kind="table"))
+    padded = np.zeros(len(ids) + 7 & ~7, bool)
+    low = [np.uint16(token & 0xFFFF) for token in wanted]
+    for first in range(0, len(ids), BLOCK):
+        block = ids[first : first + BLOCK].astype(np.uint16)  # half as much to compare; what is alike is looked at again
+        found = padded[first : first + len(block)]
+        for token in low:
+            found |= block == token
+    words = padded.view(np.uint64)  # eight tokens at a time, since few are found
     due = np.flatnonzero(words != 0)
     within = np.flatnonzero(words[due].view(bool))
     places: Int64Array = (due[within >> 3] << 3) + (within & 7)
-    return places
+    near = ids.take(places)
+    exact = reduce(np.logical_or, [near == token for token in wanted], np.zeros(len(near), bool))
+    return places if exact.all() else places[exact]

@@ -59,7 +59,7 @@ def mask_responses(
     """
     values = ids if given is None else given
     parts, quoted = [values[:0]], np.zeros(len(offsets) - 1, np.int64)
-    firsts = np.unique(np.searchsorted(offsets, np.arange(0, len(ids), CHUNK))).tolist()
+    firsts = sorted({*np.searchsorted(offsets, np.arange(0, len(ids), CHUNK)).tolist()})
     for first, behind in itertools.pairwise([*firsts, len(quoted)]):
         tokens = slice(int(offsets[first]), int(offsets[behind]))
         borders = offsets[first : behind + 1] - tokens.start
@@ -159,8 +159,9 @@ class SpeltMarkers:
         within = limits & (1 << self.scanner.bits) - 1  # bytes of a token that holds the beginning of the next marker
         moving = np.flatnonzero(open_ & (ends > starts))
         partial = np.flatnonzero(within[moving] > 0)
-        solid = within[moving[partial]] > self.indent[ids[ends[moving[partial]]]]
-        moving = np.delete(moving, partial[solid])
+        if len(partial):
+            solid = within[moving[partial]] > self.indent[ids[ends[moving[partial]]]]
+            moving = np.delete(moving, partial[solid])
         while len(moving):
             white = self.white[ids[ends[moving] - 1]]
             ends[moving] -= white > 0

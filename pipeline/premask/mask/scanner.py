@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from premask.dtypes import BoolArray, Int32Array, Int64Array, offsets_of
+from premask.dtypes import BoolArray, Int32Array, Int64Array
 from premask.mask.places import places_of
 
 
@@ -42,9 +42,9 @@ class Hits:
 class Scanner:
     """M markers in the spelling of a vocabulary (`threads.py` makes it).
 
-    Ids are told apart by their **kind**, 0 for all that have nothing in common with a marker. A **thread** is one way
-    for a token to hold a pivot. What has been read is a state: more than 0 while more has to be read, 0 where nothing
-    can come of it, and less than 0 (negated: marker and byte) where a text is complete.
+    Ids are told apart by their **kind**, 0 for all that have nothing in common with a marker. What has been read is a
+    state: more than 0 while more has to be read, 0 where nothing can come of it, and less than 0 where a text is
+    complete. A **thread** is what an id that holds a pivot and the kind before it may lead to; most lead to none.
     """
 
     bits: int
@@ -53,76 +53,71 @@ class Scanner:
     kinds: Int64Array
     """`[V]` the kind of every id."""
     firsts: Int64Array
-    """`[P + 2]` where the threads of every kind begin, and where the last ones end."""
+    """`[(P + 1) * kinds + 1]` for a pivot's kind and the kind before it, where their threads begin."""
+    shifts: Int64Array
+    """`[threads]` 1 where the token before the pivot has been read, 0 where that was not needed."""
     before: Int64Array
-    """`[threads]` the state in `back` to reach a marker's beginning."""
+    """`[threads]` the state in `back`, to reach a marker's beginning."""
     behind: Int64Array
-    """`[threads]` the state in `onward` to reach its end."""
-    anchors: Int64Array
-    """`[threads, M]` the state in `back` to reach the beginning of its anchor."""
+    """`[threads]` the state in `onward`, to reach its end. What completes it is its number and the bytes of its last
+    token, negated.
+    """
     onward: Int64Array
     """`[states, kinds]` the state after reading a token behind."""
     back: Int64Array
     """`[states, kinds]` the state after reading a token before."""
-    possible: BoolArray
-    """`[P + 1, kinds]` whether a kind that stands before a pivot leads to a marker."""
+    begun: Int64Array
+    """`[B]` where in a token a marker begins, for the B states of `back` (-1, -2, ...) that complete one."""
+    anchors: Int64Array
+    """`[B, M]` the state in `back` to reach the beginning of its anchor from there."""
 
     def scan(self, ids: Int32Array, offsets: Int64Array) -> Hits:
         """All markers in examples `ids` `[T]` that begin at `offsets` `[N + 1]`, none of them empty."""
         at, threads = self._threads(ids)
+        first, begun = self._read(self.back, -1, ids, at - self.shifts.take(threads), self.before.take(threads))
+        last, ended = self._read(self.onward, 1, ids, at, np.where(begun, self.behind.take(threads), 0))
         rows = np.repeat(np.arange(len(offsets) - 1), np.diff(np.searchsorted(at, offsets)))
-        first, begun = self._read(self.back, -1, ids, at, self.before.take(threads), offsets[:-1].take(rows) - 1)
-        kept = np.flatnonzero(begun)
-        if len(kept) < len(at):
-            at, rows, threads, first, begun = (a.take(kept) for a in (at, rows, threads, first, begun))
-        limits = offsets.take(rows + 1)
-        last, ended = self._read(self.onward, 1, ids, at, self.behind.take(threads), limits)
-        kept = np.flatnonzero(ended)
-        if len(kept) < len(at):
-            at, rows, threads, first, begun, last, ended = (
-                a.take(kept) for a in (at, rows, threads, first, begun, last, ended)
-            )
+        fits = (ended > 0) & (first >= offsets.take(rows)) & (last < offsets.take(rows + 1))
+        if not fits.all():
+            kept = np.flatnonzero(fits)
+            first, begun, last, ended, rows = (column.take(kept) for column in (first, begun, last, ended, rows))
         marker = (ended >> self.bits + 1) - 1
-        anchors = self.anchors.ravel().take(threads * self.anchors.shape[1] + marker)
-        _, anchored = self._read(self.back, -1, ids, at, anchors, offsets.take(rows) - 1)
-        byte = (2 << self.bits) - 1
+        states = self.anchors.ravel().take((begun - 1) * self.anchors.shape[1] + marker)
+        limit, anchored = self._read(self.back, -1, ids, first, states)
         return Hits(
-            marker, (first << self.bits) + (begun & byte), (last << self.bits) + (ended & byte), anchored > 0, rows
+            marker=marker,
+            starts=(first << self.bits) + self.begun.take(begun - 1),
+            ends=(last << self.bits) + (ended & (2 << self.bits) - 1),
+            anchored=(anchored > 0) & (limit >= offsets.take(rows)),
+            rows=rows,
         )
 
     def _threads(self, ids: Int32Array) -> tuple[Int64Array, Int64Array]:
-        """The tokens that hold a pivot, ascending, and the thread that each of them belongs to; one may have more."""
+        """The tokens that hold a pivot, ascending, and their threads; a token may have several."""
         at = places_of(ids, self.pivots)
-        kinds = self.kinds.take(ids.take(at))
-        if not self.possible.all():
-            earlier = self.kinds.take(ids.take(at - 1, mode="clip"))
-            kept = np.flatnonzero(self.possible.ravel().take(kinds * self.possible.shape[1] + earlier))
-            at, kinds = at.take(kept), kinds.take(kept)
-        threads = self.firsts.take(kinds)
-        counts = self.firsts.take(kinds + 1) - threads
-        if counts.max(initial=1) > 1:
-            borders = offsets_of(counts)
-            threads = np.repeat(threads - borders[:-1], counts) + np.arange(borders[-1])
-            at = np.repeat(at, counts)
-        return at, threads
+        pairs = self.kinds.take(ids.take(at)) * self.back.shape[1] + self.kinds.take(ids.take(at - 1, mode="clip"))
+        threads = self.firsts.take(pairs)
+        counts = self.firsts.take(pairs + 1) - threads
+        if (counts == 1).all():
+            return at, threads
+        ramp = np.arange(counts.sum())
+        return np.repeat(at, counts), ramp + np.repeat(threads - np.cumsum(counts) + counts, counts)
 
     def _read(
-        self, table: Int64Array, step: int, ids: Int32Array, at: Int64Array, state: Int64Array, limits: Int64Array
+        self, table: Int64Array, step: int, ids: Int32Array, at: Int64Array, state: Int64Array
     ) -> tuple[Int64Array, Int64Array]:
-        """Read on from the tokens `at` to what completes each text, before its limit.
+        """Read on from the tokens `at` to those that complete a text, and what they complete; 0 where none does.
 
-        That token, and what was found there; 0 where nothing was.
+        What is read of another example completes texts, too; these are for the caller to leave out.
         """
-        at = at.copy()
-        flat, width = table.ravel(), table.shape[1]
+        at, flat, width = at.copy(), table.ravel(), table.shape[1]
         going = np.flatnonzero(state > 0)
         here, due = at.take(going), state.take(going)
         while len(going):
             here += step
-            kinds = self.kinds.take(ids.take(here, mode="clip"))
-            due = flat.take(due * width + kinds)
-            due *= here != limits.take(going)
+            due = flat.take(due * width + self.kinds.take(ids.take(here, mode="clip")))
             at[going], state[going] = here, due
             on = np.flatnonzero(due > 0)
-            going, here, due = going.take(on), here.take(on), due.take(on)
+            if len(on) < len(due):
+                going, here, due = going.take(on), here.take(on), due.take(on)
         return at, -state

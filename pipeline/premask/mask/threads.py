@@ -15,10 +15,12 @@ from premask.mask.scanner import Scanner
 from premask.mask.search import Marker
 
 State = tuple[int, bytes]
-"""Onward: a group, and what has been read of its markers. Back: 0, and what has yet to be read."""
+"""Onward: a group, and what has been read of its markers. Back: MARKER or ANCHOR, and what has yet to be read of it."""
+
+MARKER, ANCHOR = 0, 1
 
 NOTHING = 0
-"""The code of a dead end; the others are negative (see `Scanner`)."""
+"""The code of a dead end; those of what is complete are negative (see `Scanner`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,31 +41,49 @@ def scanner_for(table: Sequence[bytes], markers: Sequence[Marker], anchors: Sequ
     kinds = np.zeros(len(table), np.int64)
     kinds[ids] = np.arange(1, len(ids) + 1)
     words = [table[i] for i in ids]
-    texts = _Texts(markers, anchors, _groups(markers), max(map(len, table)).bit_length())
+    texts = _Texts(markers, _groups(markers), max(map(len, table)).bit_length())
     onward, back = _Table(words, texts.onward), _Table(words, texts.back)
-    threads = {}
-    for way in ways:
-        before, behind, anchored = texts.thread(table[way.token], way)
-        key = (int(kinds[way.token]), back.number(before), onward.number(behind))
-        threads[key] = [back.number(state) for state in anchored]  # the same for all markers of a group
-    flat = np.array([*sorted(threads)], np.int64).reshape(-1, 3)
+    found = {
+        (int(kinds[way.token]), back.number(texts.before(table[way.token], way)), onward.number(behind))
+        for way in ways
+        for behind in [texts.behind(table[way.token], way)]
+    }
+    back.filled()  # so that all beginnings are known
+    anchored = [[back.number(texts.back((ANCHOR, text), word)) for text in anchors] for word in [*texts.beginnings]]
     states = back.filled()
-    possible = np.zeros((len(held) + 1, len(words) + 1), bool)
-    for kind, before, _ in flat:
-        possible[kind] |= before < 0 or states[before] != NOTHING
-    possible[0] = True  # which no pivot is
+    firsts, threads = _by_pairs(sorted(found), states, len(held) + 1)
     return Scanner(
         bits=texts.bits,
         pivots=tuple(held),
         kinds=kinds,
-        firsts=offsets_of(np.bincount(flat[:, 0], minlength=len(held) + 1)),
-        before=flat[:, 1].copy(),
-        behind=flat[:, 2].copy(),
-        anchors=np.array([threads[key] for key in sorted(threads)], np.int64).reshape(-1, len(markers)),
+        firsts=firsts,
+        shifts=threads[:, 0].copy(),
+        before=threads[:, 1].copy(),
+        behind=threads[:, 2].copy(),
         onward=onward.filled(),
         back=states,
-        possible=possible,
+        begun=np.array([*map(len, texts.beginnings)], np.int64),
+        anchors=np.array(anchored, np.int64).reshape(-1, len(markers)),
     )
+
+
+def _by_pairs(found: Sequence[tuple[int, int, int]], back: Int64Array, pivots: int) -> tuple[Int64Array, Int64Array]:
+    """Threads by the kind of their pivot and the kind before it.
+
+    `found` are kinds of pivots with their states before and behind. Where the threads of each pair begin; and
+    `[threads, 3]` whether the token before has been read, the state before, the state behind.
+    """
+    width = back.shape[1]
+    pairs, threads = [np.zeros(0, np.int64)], [np.zeros((0, 3), np.int64)]
+    for kind, before, behind in found:
+        after = back[before] if before > 0 else np.full(width, before)
+        earlier = np.flatnonzero(after)
+        pairs.append(kind * width + earlier)
+        shift = np.full(len(earlier), int(before > 0))
+        threads.append(np.stack([shift, after[earlier], np.full(len(earlier), behind)], axis=1))
+    every = np.concatenate(pairs)
+    order = np.argsort(every, kind="stable")
+    return offsets_of(np.bincount(every, minlength=pivots * width)), np.concatenate(threads)[order]
 
 
 def _related(table: Sequence[bytes], markers: Sequence[bytes], anchors: Sequence[bytes]) -> list[int]:
@@ -128,27 +148,23 @@ class _Texts:
     """The texts of markers and anchors, as they are read token by token."""
 
     markers: Sequence[Marker]
-    anchors: Sequence[bytes]
     groups: Sequence[Sequence[int]]
     bits: int
+    beginnings: dict[bytes, int] = field(default_factory=dict)
+    """What may stand before a marker in the token in which it begins, numbered from 1."""
 
-    def thread(self, word: bytes, way: _Way) -> tuple[State | int, State | int, list[State | int]]:
-        """What has yet to be read once a token is known to hold a pivot.
+    def before(self, word: bytes, way: _Way) -> State | int:
+        """What has yet to be read before a token that holds a pivot, to reach the marker's beginning."""
+        text = self.markers[way.marker].text
+        return (MARKER, text[: way.start]) if way.start > 0 else self._begun(word[: -way.start])
 
-        Back to the marker's beginning, onward to its end, and back to the beginning of the anchors of its group.
-        """
-        text, start = self.markers[way.marker].text, way.start
+    def behind(self, word: bytes, way: _Way) -> State | int:
+        """What has been read with a token that holds a pivot, to reach the marker's end."""
+        text = self.markers[way.marker].text
+        if len(text) - way.start <= len(word):
+            return self._ended(way.marker, len(text) - way.start, word)
         group = next(n for n, some in enumerate(self.groups) if way.marker in some)
-        anchors = [anchor if i in self.groups[group] else None for i, anchor in enumerate(self.anchors)]
-        if start > 0:
-            before: State | int = (0, text[:start])
-            anchored: list[State | int] = [NOTHING if a is None else (0, a + text[:start]) for a in anchors]
-        else:
-            before = self._found(0, -start)
-            anchored = [NOTHING if a is None else self.back((0, a), word[:-start]) for a in anchors]
-        size = len(text) - start
-        behind = self._ended(way.marker, size, word) if size <= len(word) else (group, text[: start + len(word)])
-        return before, behind, anchored
+        return group, text[: way.start + len(word)]
 
     def onward(self, state: State, word: bytes) -> State | int:
         """What a token means behind what has been read."""
@@ -164,16 +180,18 @@ class _Texts:
 
     def back(self, state: State, word: bytes) -> State | int:
         """What a token means before what has been read."""
-        _, text = state
+        what, text = state
         if word.endswith(text):
-            return self._found(0, len(word) - len(text))
-        return (0, text[: len(text) - len(word)]) if text.endswith(word) else NOTHING
+            return self._begun(word[: len(word) - len(text)]) if what == MARKER else -1
+        return (what, text[: len(text) - len(word)]) if text.endswith(word) else NOTHING
+
+    def _begun(self, before: bytes) -> int:
+        """The code of a marker's beginning, behind some bytes of its token."""
+        return -self.beginnings.setdefault(before, len(self.beginnings) + 1)
 
     def _ended(self, marker: int, size: int, word: bytes) -> int:
         """The code of a marker that ends behind the first bytes of a token, or with it."""
-        return self._found(marker, size if size < len(word) else 1 << self.bits)
-
-    def _found(self, marker: int, byte: int) -> int:
+        byte = size if size < len(word) else 1 << self.bits
         return -((marker + 1) << self.bits + 1 | byte)
 
 

@@ -10,7 +10,7 @@ from premask.dtypes import Int32Array, Int64Array
 FEW = 24
 """So many ids are compared one by one, which is faster than looking each token up."""
 
-BLOCK = 1 << 15
+BLOCK = 1 << 16
 """Tokens that are compared with all of these ids before the next ones are."""
 
 

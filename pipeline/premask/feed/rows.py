@@ -125,9 +125,9 @@ def _examples(table: pa.Table, offsets: Int64Array) -> Int64Array:
 
 def _summed(values: Any, offsets: Int64Array) -> Int64Array:
     """`[N]` int64 sums of the stretches of `values` that begin at `offsets` `[N + 1]`."""
-    totals = np.zeros(len(values) + 1, np.int64)
-    np.cumsum(values, out=totals[1:])
-    return np.diff(totals[offsets])
+    sums, filled = np.zeros(len(offsets) - 1, np.int64), offsets[1:] > offsets[:-1]
+    sums[filled] = np.add.reduceat(values, offsets[:-1][filled], dtype=np.int64)  # which reads on where one is empty
+    return sums
 
 
 def _flat(table: pa.Table, name: str) -> tuple[Int32Array, Int64Array]:

@@ -115,14 +115,13 @@ def _groups(markers: Sequence[Marker]) -> list[list[int]]:
 def _ways(table: Sequence[bytes], related: Sequence[int], markers: Sequence[Marker]) -> tuple[list[_Way], list[int]]:
     """Choose a pivot for every marker, so that few ids hold one: all ways for them to do so, and these ids."""
     covers = [_covers(table, related, i, marker) for i, marker in enumerate(markers)]
-    covers.sort(key=lambda some: min(map(len, some)))
-    chosen: set[int] = set()
-    ways = []
-    for some in covers:
-        best = min(some, key=lambda cover: len({way.token for way in cover} - chosen))
-        chosen.update(way.token for way in best)
-        ways += best
-    return ways, sorted(chosen)
+    chosen: list[list[_Way]] = [[] for _ in markers]
+    for _ in range(2):  # in the second round it is known what the others hold
+        for i, some in enumerate(covers):
+            held = {way.token for ways in (*chosen[:i], *chosen[i + 1 :]) for way in ways}
+            chosen[i] = min(some, key=lambda cover, held=held: len({way.token for way in cover} - held))  # type: ignore[misc]
+    ways = [way for ways in chosen for way in ways]
+    return ways, sorted({way.token for way in ways})
 
 
 def _covers(table: Sequence[bytes], related: Sequence[int], number: int, marker: Marker) -> list[list[_Way]]:

@@ -85,19 +85,29 @@ def _mask_rows(table: pa.Table, masking: Masking) -> Masked:
             "tokenizer?",
         )
     given = _alongside(table, "labels", lengths) if "labels" in table.column_names else None
+    if given is not None and given.min(initial=0) < IGNORE_INDEX:
+        at = int(given.argmin())
+        raise _Misfit(
+            int(np.searchsorted(offsets, at, "right")) - 1,
+            f"expected labels that are ids, or {IGNORE_INDEX} where nothing is trained, found {given[at]}. Mend or "
+            "remove the column.",
+        )
     examples = offsets if masking.like_unsloth else _examples(table, offsets)  # whose function knows no packing
     labels, quoted = mask_responses(
         ids, examples, masking.markers, last_response_only=masking.last_response_only, given=given
     )
     if "attention_mask" in table.column_names and not masking.like_unsloth:
-        labels[_alongside(table, "attention_mask", lengths) == 0] = IGNORE_INDEX
-    for sequence, places in zip(masking.masked_out, find_sequences(ids, offsets, masking.masked_out), strict=True):
+        padding = _alongside(table, "attention_mask", lengths) == 0
+        if padding.any():
+            labels[padding] = IGNORE_INDEX
+    found = find_sequences(ids, offsets, masking.masked_out) if masking.masked_out else ()
+    for sequence, places in zip(masking.masked_out, found, strict=True):
         labels[places[:, None] + np.arange(len(sequence))] = IGNORE_INDEX
     kind = table.schema.field("labels" if given is not None else "input_ids").type
     return Masked(
         labels=_lists(labels, offsets, kind),
         tokens=lengths,
-        trained=_summed(labels != IGNORE_INDEX, offsets),
+        trained=_summed((labels != IGNORE_INDEX).view(np.uint8), offsets),
         quoted=_summed(quoted, np.searchsorted(examples[:-1], offsets)),
     )
 
@@ -126,7 +136,8 @@ def _examples(table: pa.Table, offsets: Int64Array) -> Int64Array:
 def _summed(values: Any, offsets: Int64Array) -> Int64Array:
     """`[N]` int64 sums of the stretches of `values` that begin at `offsets` `[N + 1]`."""
     sums, filled = np.zeros(len(offsets) - 1, np.int64), offsets[1:] > offsets[:-1]
-    sums[filled] = np.add.reduceat(values, offsets[:-1][filled], dtype=np.int64)  # which reads on where one is empty
+    wide = np.int32 if values.itemsize == 1 else np.int64  # half the time, where it is wide enough
+    sums[filled] = np.add.reduceat(values, offsets[:-1][filled], dtype=wide)  # which reads on where one is empty
     return sums
 
 

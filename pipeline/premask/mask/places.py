@@ -5,7 +5,7 @@ from functools import reduce
 
 import numpy as np
 
-from premask.dtypes import Int32Array, Int64Array
+from premask.dtypes import BoolArray, Int32Array, Int64Array
 
 FEW = 24
 """So many ids are compared one by one, which is faster than looking each token up."""
@@ -16,6 +16,8 @@ BLOCK = 1 << 16
 
 def places_of(ids: Int32Array, wanted: Sequence[int]) -> Int64Array:
     """`[K]` int64, ascending: where one of the ids `wanted` stands in `ids` `[T]`."""
+    if not wanted:
+        return np.zeros(0, np.int64)
     if len(wanted) > FEW:
         return np.flatnonzero(np.isin(ids, wanted, kind="table"))
     padded = np.zeros(len(ids) + 7 & ~7, bool)
@@ -25,10 +27,17 @@ def places_of(ids: Int32Array, wanted: Sequence[int]) -> Int64Array:
         found = padded[first : first + len(block)]
         for token in low:
             found |= block == token
-    words = padded.view(np.uint64)  # eight tokens at a time, since few are found
+    places = _sparse(padded)
+    near = ids.take(places)
+    if max([*wanted, near.max(initial=0)]) <= 0xFFFF:
+        return places
+    return places[reduce(np.logical_or, [near == token for token in wanted])]
+
+
+def _sparse(found: BoolArray) -> Int64Array:
+    """`np.flatnonzero` where little is found, in half the time: eight tokens at a time. `found` has whole eights."""
+    words = found.view(np.uint64)
     due = np.flatnonzero(words != 0)
     within = np.flatnonzero(words[due].view(bool))
     places: Int64Array = (due[within >> 3] << 3) + (within & 7)
-    near = ids.take(places)
-    exact = reduce(np.logical_or, [near == token for token in wanted], np.zeros(len(near), bool))
-    return places if exact.all() else places[exact]
+    return places

@@ -98,8 +98,9 @@ class Scanner:
         pairs = self.kinds.take(ids.take(at)) * self.back.shape[1] + self.kinds.take(ids.take(at - 1, mode="clip"))
         threads = self.firsts.take(pairs)
         counts = self.firsts.take(pairs + 1) - threads
-        if (counts == 1).all():
-            return at, threads
+        if counts.max(initial=0) <= 1:
+            some = np.flatnonzero(counts)
+            return at.take(some), threads.take(some)
         ramp = np.arange(counts.sum())
         return np.repeat(at, counts), ramp + np.repeat(threads - np.cumsum(counts) + counts, counts)
 

@@ -38,6 +38,8 @@ def masked_dataset(dataset: Any, name: str, masking: Masking, num_proc: int | No
             f"{name}: expected a datasets.Dataset or IterableDataset, found {type(dataset).__name__}. "
             "Make one of it (`datasets.Dataset.from_list`), or mask batches: `premask.ResponseOnlyCollator`."
         )
+    if isinstance(dataset, Dataset) and not len(dataset):
+        raise DataError(f"{name}: expected rows, found none. Check how they were loaded or filtered.")
     columns = dataset.column_names or list(next(iter(dataset), {"input_ids": None}))
     if "input_ids" not in columns:
         raise DataError(
@@ -71,10 +73,11 @@ def _masked_table(dataset: Any, name: str, masking: Masking, num_proc: int | Non
     chosen = (
         None if set(how["columns"]) == set(dataset.column_names) else [*{**dict.fromkeys(how["columns"]), "labels": 0}]
     )
-    order = [*dict.fromkeys([*dataset.column_names, "labels"])]
-    others = dataset.with_format(None).select_columns([column for column in order if column != "labels"])
-    masked = concatenate_datasets([others, masked.with_format(None).select_columns(["labels"])], axis=1, split=dataset.split)
-    masked = masked.select_columns(order).with_format(
+    others = dataset.remove_columns("labels") if "labels" in dataset.column_names else dataset
+    masked = concatenate_datasets([others, masked.remove_columns(list(FOUND))], axis=1, split=dataset.split)
+    if others is not dataset:
+        masked = masked.select_columns(dataset.column_names)  # in their order
+    masked = masked.with_format(
         how["type"], columns=chosen, output_all_columns=how["output_all_columns"], **how["format_kwargs"]
     )
     if quoted.any():

@@ -23,7 +23,9 @@ def places_of(ids: Int32Array, wanted: Sequence[int]) -> Int64Array:
     padded = np.zeros(len(ids) + 7 & ~7, bool)
     low = [np.uint16(token & 0xFFFF) for token in wanted]
     for first in range(0, len(ids), BLOCK):
-        block = ids[first : first + BLOCK].astype(np.uint16)  # half as much to compare; what is alike is looked at again
+        block = ids[first : first + BLOCK].astype(
+            np.uint16
+        )  # half as much to compare; what is alike is looked at again
         found = padded[first : first + len(block)]
         for token in low:
             found |= block == token

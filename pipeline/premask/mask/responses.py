@@ -71,7 +71,7 @@ def mask_responses(
     return np.concatenate(parts) if len(parts) != 2 else parts[1], quoted
 
 
-CHUNK = 1 << 19
+CHUNK = 1 << 20
 """Tokens that are looked at together: as many as stay in a core's cache."""
 
 

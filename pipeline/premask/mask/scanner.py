@@ -117,6 +117,8 @@ class Scanner:
         while len(going):
             here += step
             due = flat.take(due * width + self.kinds.take(ids.take(here, mode="clip")))
+            if here.min() < 0 or here.max() >= len(ids):
+                due[(here < 0) | (here >= len(ids))] = 0
             at[going], state[going] = here, due
             on = np.flatnonzero(due > 0)
             if len(on) < len(due):

@@ -5,8 +5,10 @@ begins another one are read together, as a **group**, so that what they have in 
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -115,11 +117,18 @@ def _groups(markers: Sequence[Marker]) -> list[list[int]]:
 def _ways(table: Sequence[bytes], related: Sequence[int], markers: Sequence[Marker]) -> tuple[list[_Way], list[int]]:
     """Choose a pivot for every marker, so that few ids hold one: all ways for them to do so, and these ids."""
     covers = [_covers(table, related, i, marker) for i, marker in enumerate(markers)]
+    shared = Counter(token for some in covers for token in {way.token for cover in some for way in cover})
     chosen: list[list[_Way]] = [[] for _ in markers]
+
+    def cost(cover: Sequence[_Way], held: set[int]) -> tuple[int, int]:
+        """How many more ids to look for; among equals those that other markers may share."""
+        tokens = {way.token for way in cover}
+        return len(tokens - held), -min((shared[token] for token in tokens), default=0)
+
     for _ in range(2):  # in the second round it is known what the others hold
         for i, some in enumerate(covers):
             held = {way.token for ways in (*chosen[:i], *chosen[i + 1 :]) for way in ways}
-            chosen[i] = min(some, key=lambda cover, held=held: len({way.token for way in cover} - held))  # type: ignore[misc]
+            chosen[i] = min(some, key=partial(cost, held=held))
     ways = [way for ways in chosen for way in ways]
     return ways, sorted({way.token for way in ways})
 

@@ -19,21 +19,20 @@ def places_of(ids: Int32Array, wanted: Sequence[int]) -> Int64Array:
     if not wanted:
         return np.zeros(0, np.int64)
     if len(wanted) > FEW:
-        return np.flatnonzero(np.isin(ids, wanted, kind="table"))
+        among: Int64Array = np.flatnonzero(np.isin(ids, wanted, kind="table"))
+        return among
     padded = np.zeros(len(ids) + 7 & ~7, bool)
     low = [np.uint16(token & 0xFFFF) for token in wanted]
     for first in range(0, len(ids), BLOCK):
-        block = ids[first : first + BLOCK].astype(
-            np.uint16
-        )  # half as much to compare; what is alike is looked at again
+        block = ids[first : first + BLOCK].astype(np.uint16)  # half as much to compare; what is alike is seen below
         found = padded[first : first + len(block)]
         for token in low:
             found |= block == token
     places = _sparse(padded)
     near = ids.take(places)
-    if max([*wanted, near.max(initial=0)]) <= 0xFFFF:
-        return places
-    return places[reduce(np.logical_or, [near == token for token in wanted])]
+    if max([*wanted, near.max(initial=0)]) > 0xFFFF:
+        places = places[reduce(np.logical_or, [near == token for token in wanted])]
+    return places
 
 
 def _sparse(found: BoolArray) -> Int64Array:

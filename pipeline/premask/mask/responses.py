@@ -1,15 +1,16 @@
 """Labels from ids alone: what is trained of rows that somebody else rendered and tokenized.
 
 Markers are compared as bytes, because the ids of plain text depend on its neighbours (`### Response:` behind a line
-break is another sequence than at a text's start). Only the tokens in which one may begin are spelled out, and behind
-them those in which it may go on, each run apart from the next; the result is searched as `prepare` searches its texts
-(`search.py`). A control token is spelled as its id: text that merely looks like one is no marker.
+break is another sequence than at a text's start). `scanner.py` finds them without spelling any text out; what follows
+from where they stand is worked out here. A control token is spelled as its id: text that merely looks like one is no
+marker.
 
 The template writes the same text before a marker, its **anchor** (ChatML: `<|im_end|>` and a line break). A marker
 without its anchor is somebody's quotation and begins nothing, unless it is the first of an example. What a quotation
 cannot be told from, a text that spells out a whole border between two turns, is taken for one.
 
-Cost: one lookup per token, a few operations per token that may belong to a marker, one pass to write the labels.
+Cost: every token is compared with the few ids that may hold a marker's pivot, some dozens of operations follow for
+each that does, and two passes write the labels.
 """
 
 import itertools
@@ -55,7 +56,8 @@ def mask_responses(
 
     `ids` `[T]` int32 are the examples end to end, which begin at `offsets` `[N + 1]`. The labels `[T]` int32 are -100
     outside the assistant's turns (with `last_response_only`, outside the last one of every example), and there the ids,
-    or else the labels `given` `[T]` (none below -100), so that what those mask stays masked. The counts are `[N]` int64.
+    or else the labels `given` `[T]` (none below -100), so that what those mask stays masked. The counts are `[N]`
+    int64.
     """
     values = ids if given is None else given
     parts, quoted = [values[:0]], np.zeros(len(offsets) - 1, np.int64)
@@ -72,7 +74,7 @@ def mask_responses(
 
 
 CHUNK = 1 << 20
-"""Tokens that are looked at together: as many as stay in a core's cache."""
+"""Tokens that are looked at together: so many that the fixed cost of array operations does not count."""
 
 
 def _last(starts: Int64Array, offsets: Int64Array) -> BoolArray:

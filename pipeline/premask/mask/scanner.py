@@ -34,8 +34,8 @@ class Hits:
 
     def take(self, which: Int64Array) -> "Hits":
         """Some of them."""
-        columns = (self.marker, self.starts, self.ends, self.anchored, self.rows)
-        return Hits(*(column.take(which) for column in columns))
+        marker, starts, ends, rows = (c.take(which) for c in (self.marker, self.starts, self.ends, self.rows))
+        return Hits(marker, starts, ends, self.anchored.take(which), rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,9 +46,12 @@ def scanner_for(table: Sequence[bytes], markers: Sequence[Marker], anchors: Sequ
     texts = _Texts(markers, _groups(markers), max(map(len, table)).bit_length())
     onward, back = _Table(words, texts.onward), _Table(words, texts.back)
     found = {
-        (int(kinds[way.token]), back.number(texts.before(table[way.token], way)), onward.number(behind))
+        (
+            int(kinds[way.token]),
+            back.number(texts.before(table[way.token], way)),
+            onward.number(texts.behind(table[way.token], way)),
+        )
         for way in ways
-        for behind in [texts.behind(table[way.token], way)]
     }
     back.filled()  # so that all beginnings are known
     anchored = [[back.number(texts.back((ANCHOR, text), word)) for text in anchors] for word in [*texts.beginnings]]

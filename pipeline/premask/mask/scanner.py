@@ -117,7 +117,7 @@ class Scanner:
         while len(going):
             here += step
             due = flat.take(due * width + self.kinds.take(ids.take(here, mode="clip")))
-            if here.min() < 0 or here.max() >= len(ids):
+            if here[0] < 0 or here[-1] >= len(ids):  # an id that spells nothing would be read there for ever
                 due[(here < 0) | (here >= len(ids))] = 0
             at[going], state[going] = here, due
             on = np.flatnonzero(due > 0)

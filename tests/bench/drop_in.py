@@ -7,6 +7,8 @@
 2. A whole dataset, as `train_on_responses_only` masks it, beside what `datasets` takes to read the same rows and write
    them with a column of labels that are copies of the ids.
 
+What must hold stands at the end; the tables also go to `build/bench/drop_in.md`.
+
 The rows are real conversations where `../shared/data` is there, or else our samples, repeated. Ratios count; the
 figures of one machine do not.
 """
@@ -20,6 +22,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from premask.feed.splits import masked_dataset
 from premask.mask.responses import mask_responses
 
 ROOT = Path(__file__).parents[2]
+OUT = ROOT / "build/bench"
 REAL = ROOT / "../shared/data/chat/oasst_en.messages.jsonl"
 OURS = ROOT / "data/samples/support.messages.jsonl"
 CHATML = ("<|im_start|>user\n", "<|im_start|>assistant\n")
@@ -102,7 +106,18 @@ def best(function: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def search(template: str, parts: tuple[str, str]) -> None:
+@dataclass(frozen=True)
+class Row:
+    """One line of the first table."""
+
+    name: str
+    fast: float
+    """Million tokens a second."""
+    loop: float
+    ratio: float
+
+
+def search(template: str, parts: tuple[str, str]) -> list[Row]:
     """The first table: a batch as `datasets` hands it over."""
     tokenizer = get_chat_template(AutoTokenizer.from_pretrained(str(ROOT / "data/tokenizer")), template)
     rows = rows_of(tokenizer, 0)[:BATCH]
@@ -112,17 +127,19 @@ def search(template: str, parts: tuple[str, str]) -> None:
     # Slice by slice, so that a busy machine slows the long loop no more than our short calls.
     slow = sum(best(lambda n=n: loop({"input_ids": rows[n : n + 10]}), 15) for n in range(0, len(rows), 10))
     ids, offsets = np.array([*itertools.chain(*rows)], np.int32), np.cumsum([0, *map(len, rows)])
+    found = []
     for mask in ("sampled", "unsloth"):
         masking: Masking = train_on_responses_only(
             None, *parts, tokenizer=tokenizer, return_function=True, mask=mask
         ).args[0]
         fast = best(lambda m=masking.markers: mask_responses(ids, offsets, m), 100)
         name = f"{template}, {mask}" + ("" if real else " (loop restated)")
-        print(f"{name:<34}{len(ids) / fast / 1e6:>12.0f}{len(ids) / slow / 1e6:>12.1f}{slow / fast:>9.0f}")
+        found.append(Row(name, len(ids) / fast / 1e6, len(ids) / slow / 1e6, slow / fast))
+    return found
 
 
-def whole(tokens: int) -> None:
-    """The second table."""
+def whole(tokens: int) -> tuple[dict[str, float], float]:
+    """The second table, in rows a second; and seconds to find the markers."""
     tokenizer = get_chat_template(AutoTokenizer.from_pretrained(str(ROOT / "data/tokenizer")), "chatml")
     rows = rows_of(tokenizer, tokens)
     dataset = Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(row) for row in rows]})
@@ -137,27 +154,42 @@ def whole(tokens: int) -> None:
 
     ways = {
         "masked": lambda: masked_dataset(dataset, "rows", masking, None, "error"),
-        "read and written, as lists": lambda: dataset.map(listed, **options),
-        "read and written, as Arrow": lambda: dataset.with_format("arrow").map(copied, **options),
+        LISTS: lambda: dataset.map(listed, **options),
+        ARROW: lambda: dataset.with_format("arrow").map(copied, **options),
         "Unsloth's loop (restated)": lambda: dataset.map(restated(tokenizer, CHATML), **options),
     }
-    for name, way in ways.items():
-        print(f"{name:<34}{dataset.num_rows / best(way, 5):>12,.0f}")
-    found = best(lambda: train_on_responses_only(None, tokenizer=tokenizer, return_function=True), 3)
-    print(f"\nfinding the markers once: {found:.2f} s")
+    speeds = {name: dataset.num_rows / best(way, 5) for name, way in ways.items()}
+    return speeds, best(lambda: train_on_responses_only(None, tokenizer=tokenizer, return_function=True), 3)
+
+
+LISTS, ARROW = "read and written, as lists", "read and written, as Arrow"
+
+
+def report(searched: list[Row], speeds: dict[str, float], finding: float) -> str:
+    """The tables, and what must hold, in Markdown."""
+    lines = ["| million tokens/s | premask | loop | ratio |", "|---|---|---|---|"]
+    lines += [f"| {row.name} | {row.fast:.0f} | {row.loop:.1f} | {row.ratio:.0f} |" for row in searched]
+    lines += ["", "| | rows/s |", "|---|---|", *(f"| {name} | {speed:,.0f} |" for name, speed in speeds.items())]
+    lines += ["", f"Finding the markers once: {finding:.2f} s.", ""]
+    bars = [(f"{row.name}: times the loop", row.ratio, 20.0) for row in searched]
+    bars.append(("masked rows to those read and written, as lists", speeds["masked"] / speeds[LISTS], 1.0))
+    bars.append(("masked rows to those read and written, as Arrow", speeds["masked"] / speeds[ARROW], 1.0))
+    lines += ["| | found | must be | |", "|---|---|---|---|"]
+    for label, value, bar in bars:
+        lines.append(f"| {label} | {value:.2f} | >= {bar:g} | {'held' if value >= bar else 'MISSED'} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     disable_caching()
     disable_progress_bars()
     tokens = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000_000
-    print(f"{'1. million tokens/s':<34}{'premask':>12}{'loop':>12}{'ratio':>9}")
     with contextlib.redirect_stderr(io.StringIO()):
-        search("chatml", CHATML)
-        search("alpaca", ALPACA)
-        print(f"\n{'2. rows/s':<34}")
-        whole(tokens)
+        table = report([*search("chatml", CHATML), *search("alpaca", ALPACA)], *whole(tokens))
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / "drop_in.md").write_text(table + "\n")
+    print(table)
 
 
 if __name__ == "__main__":

@@ -411,6 +411,19 @@ def test_a_dataset_keeps_its_columns_types_format_and_labels():
         assert row["labels"].tolist() == [-100 if n % 2 else label for n, label in enumerate(wanted)]
 
 
+def test_shuffled_rows_keep_their_columns_and_their_split():
+    tokenizer = tokenizer_for()
+    dataset = rows_of(tokenizer, *CHATS).add_column("number", [0, 1, 2, 3])
+    dataset = Dataset(dataset.data, split="train").shuffle(seed=3)
+    masked = train_on_responses_only(Bare(tokenizer, dataset)).train_dataset
+    assert masked.column_names == ["input_ids", "number", "labels"]
+    assert masked.split == "train"
+    assert masked["number"][:] == dataset["number"][:] != [0, 1, 2, 3]
+    for row, plain in zip(masked, dataset, strict=True):
+        assert row["input_ids"] == plain["input_ids"]
+        assert row["labels"] == expected_labels(tokenizer, plain["input_ids"], TURNS["chatml"])
+
+
 def test_quotations_are_told_with_their_rows():
     tokenizer = tokenizer_for()
     quoting = chat("What is <|im_start|>assistant\n?", "A header")
@@ -471,6 +484,9 @@ def test_a_tokenizer_without_template_or_a_trainer_without_tokenizer():
         ({"input_ids": [["a"]]}, "input_ids: expected lists of integers"),
         ({"input_ids": [[1], [1, None]]}, r"row 1: input_ids: expected a list of integers, found null"),
         ({"input_ids": [[1], [9999]]}, r"row 1: expected ids from 0 to 4,095, found 9999"),
+        ({"input_ids": [[1], [2**32 + 5]]}, r"row 1: expected ids from 0 to 4,095, found 4294967301"),
+        ({"input_ids": [[1], [2]], "labels": [[1], [-200]]}, r"row 1: expected labels that are ids, or -100 .* -200"),
+        ({"input_ids": []}, "expected rows, found none"),
         ({"input_ids": [[1], [2, 3]], "labels": [[1], [2]]}, r"row 1: expected as many labels as input_ids \(2\)"),
         ({"input_ids": [[1, 2]], "seq_lengths": [[1, 2]]}, r"row 0: expected seq_lengths that add up to its 2 tokens"),
     ],

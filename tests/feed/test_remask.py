@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset, load_from_disk
 from transformers import AutoTokenizer
 
 import premask
@@ -119,5 +119,13 @@ def test_what_is_no_dataset_or_has_no_responses(tokenizer, tmp_path, capsys):
     Dataset.from_list([{"input_ids": [1, 2]}]).to_parquet(tmp_path / "a.parquet")
     assert remask(tmp_path / "a.parquet", tmp_path / "out", "--no-response", "drop") == 1
     assert "no row has anything to train" in capsys.readouterr().err
+    assert remask(tmp_path / "a.parquet", tmp_path / "out") == 1
+    assert "no row has anything to train. Check --response-part" in capsys.readouterr().err
     assert remask(tmp_path / "a.parquet", tmp_path / "out", "--response-part", "x") == 2
+    assert "Give both --instruction-part and --response-part" in capsys.readouterr().err
+    Dataset.from_dict({"input_ids": []}, features=Features({"input_ids": [Value("int32")]})).to_parquet(
+        tmp_path / "a.parquet"
+    )
+    assert remask(tmp_path / "a.parquet", tmp_path / "out") == 1
+    assert "a.parquet: expected rows, found none" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

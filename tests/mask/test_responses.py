@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from premask.mask.responses import SpeltMarkers, control, mask_responses, spelling_of, spelt_marker
+from premask.mask.responses import SpeltMarkers, control, mask_responses, spelt_marker, spelt_markers
 from premask.mask.search import Markers
 
 S, E, U, BOS = map(control, range(4))
@@ -32,11 +32,11 @@ class Family:
         headers, openings = (sorted(group, key=len, reverse=True) for group in (self.headers, self.openings))
         borders = [*headers, *openings]
         groups = (headers, self.closings, openings)
-        return SpeltMarkers(
-            spelling=spelling_of(TABLE, [*borders, *self.closings], [*self.anchors.values()]),
-            markers=Markers(*(tuple(spelt_marker(text) for text in group) for group in groups)),
-            anchors=tuple(self.anchors.get(text, b"") for text in borders),
-            restarts=self.restarts,
+        return spelt_markers(
+            TABLE,
+            Markers(*(tuple(spelt_marker(text) for text in group) for group in groups)),
+            [self.anchors.get(text, b"") for text in borders],
+            self.restarts,
         )
 
 

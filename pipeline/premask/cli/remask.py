@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from premask.cli.options import FOLDER
+from premask.errors import UsageError
 
 
 @click.command(short_help="Mask a dataset that is tokenized already.")
@@ -52,6 +53,8 @@ def remask(
     from premask.feed.markers import parts_of
     from premask.feed.remask import masking_of, remask, told
 
+    if (instruction_part is None) != (response_part is None):
+        raise UsageError("Give both --instruction-part and --response-part, or neither to have them found.")
     parts = parts_of(None, instruction_part, response_part)
     masking = masking_of(tokenizer, template, parts, mask=mask, last_response_only=last_response_only)
     counts = remask(dataset, out, masking, no_response)

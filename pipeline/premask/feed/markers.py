@@ -168,7 +168,7 @@ def sampled_masking(known: KnownTokenizer, parts: Parts | None, *, last_response
             "masked wrongly. `premask prepare` masks such conversations from their texts.",
             stacklevel=4,
         )
-    return Masking(markers=markers, vocabulary_size=len(markers.spelling.sizes), last_response_only=last_response_only)
+    return Masking(markers=markers, vocabulary_size=len(markers.white), last_response_only=last_response_only)
 
 
 def masking_for(

@@ -85,14 +85,16 @@ def remask(dataset: Path, out: Path, masking: Masking, no_response: NoResponse) 
                     run.arrow(file, target)
             except (DataError, pa.ArrowException) as error:
                 raise DataError(f"{file}: {error}") from None
+        if not run.counts.rows:
+            raise DataError(f"{dataset}: expected rows, found none.")
+        if run.counts.rows == run.counts.left_out:
+            raise DataError(f"{dataset}: no row has anything to train. Check --response-part, or the chat template.")
         if run.empty:
             raise DataError(
                 "\n".join(f"{name}: {named(rows)} would train on nothing." for name, rows in run.empty.items())
                 + "\nNo response was found there: it may be cut off, or not be what the chat template writes. Remove "
                 "these rows, or leave them out with --no-response drop."
             )
-        if run.counts.rows == run.counts.left_out:
-            raise DataError(f"{dataset}: no row has anything to train. Check --response-part, or the chat template.")
         for file in files:
             if file.suffix == ".json":
                 _describe(file, folder / file.relative_to(root), run.counts)

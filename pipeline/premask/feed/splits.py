@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from premask.dtypes import IGNORE_INDEX, Int64Array
 from premask.errors import DataError, UsageError
-from premask.feed.rows import Masking, NoResponse, mask_batch, mask_rows, named, with_labels
+from premask.feed.rows import Masking, NoResponse, mask_batch, mask_rows, named
 
 FOUND = ("_premask_tokens", "_premask_trained", "_premask_quoted")
 """Columns for what `Masked` says of every row."""
@@ -38,6 +38,8 @@ def masked_dataset(dataset: Any, name: str, masking: Masking, num_proc: int | No
             f"{name}: expected a datasets.Dataset or IterableDataset, found {type(dataset).__name__}. "
             "Make one of it (`datasets.Dataset.from_list`), or mask batches: `premask.ResponseOnlyCollator`."
         )
+    if isinstance(dataset, Dataset) and not len(dataset):
+        raise DataError(f"{name}: expected rows, found none. Check how they were loaded or filtered.")
     columns = dataset.column_names or list(next(iter(dataset), {"input_ids": None}))
     if "input_ids" not in columns:
         raise DataError(
@@ -53,16 +55,17 @@ def masked_dataset(dataset: Any, name: str, masking: Masking, num_proc: int | No
 
 
 def _masked_table(dataset: Any, name: str, masking: Masking, num_proc: int | None, no_response: NoResponse) -> Any:
-    from datasets import Features, Value
+    from datasets import Features, Value, concatenate_datasets
 
-    features = {**dataset.features, "labels": dataset.features.get("labels", dataset.features["input_ids"])}
+    labels = dataset.features.get("labels", dataset.features["input_ids"])
     masked = dataset.with_format("arrow").map(
-        partial(_with_findings, masking),
+        partial(_labels_and_findings, masking),
         batched=True,
         with_indices=True,
         batch_size=BATCH_ROWS,
+        remove_columns=dataset.column_names,  # what is not changed need not be written again
         num_proc=num_proc if num_proc != 1 else None,  # one would be a process of its own
-        features=Features({**features, **{column: Value("int64") for column in FOUND}}),
+        features=Features({"labels": labels, **{column: Value("int64") for column in FOUND}}),
         desc=f"Masking {name}",
     )
     tokens, trained, quoted = (masked.data.column(column).to_numpy() for column in FOUND)
@@ -70,7 +73,11 @@ def _masked_table(dataset: Any, name: str, masking: Masking, num_proc: int | Non
     chosen = (
         None if set(how["columns"]) == set(dataset.column_names) else [*{**dict.fromkeys(how["columns"]), "labels": 0}]
     )
-    masked = masked.remove_columns(list(FOUND)).with_format(
+    others = dataset.remove_columns("labels") if "labels" in dataset.column_names else dataset
+    masked = concatenate_datasets([others, masked.remove_columns(list(FOUND))], axis=1, split=dataset.split)
+    if others is not dataset:
+        masked = masked.select_columns(dataset.column_names)  # in their order
+    masked = masked.with_format(
         how["type"], columns=chosen, output_all_columns=how["output_all_columns"], **how["format_kwargs"]
     )
     if quoted.any():
@@ -84,12 +91,10 @@ def _masked_table(dataset: Any, name: str, masking: Masking, num_proc: int | Non
     return masked.select(np.flatnonzero(trained))
 
 
-def _with_findings(masking: Masking, table: pa.Table, rows: Sequence[int]) -> pa.Table:
+def _labels_and_findings(masking: Masking, table: pa.Table, rows: Sequence[int]) -> pa.Table:
     masked = mask_rows(table, masking, rows[0])
-    table = with_labels(table, masked)
-    for column, values in zip(FOUND, (masked.tokens, masked.trained, masked.quoted), strict=True):
-        table = table.append_column(column, pa.array(values))
-    return table
+    found = (pa.array(values) for values in (masked.tokens, masked.trained, masked.quoted))
+    return pa.table([masked.labels, *found], names=["labels", *FOUND])
 
 
 def quotations(quoted: Int64Array) -> str:

@@ -16,7 +16,7 @@ from premask.encode.spelling import spell_vocabulary
 from premask.errors import UsageError
 from premask.mask.controls import Vocabulary
 from premask.mask.grammar import Grammar, Probe
-from premask.mask.responses import SpeltMarkers, control, spelling_of, spelt_marker
+from premask.mask.responses import SpeltMarkers, control, spelt_marker, spelt_markers
 from premask.mask.search import Markers
 
 
@@ -124,6 +124,7 @@ def spell_markers(
         return {marker: found[marker] for marker in sorted(found, key=len, reverse=True)}
 
     headers, openings = spelt(sought.headers), spelt([*sought.openings, *restarts])
+    openings = {marker: text for marker, text in openings.items() if marker not in headers}
     closings = [*reversed(spelt(sought.closings))]  # of several at one place the last counts
     if not headers:
         found = ", ".join(map(repr, sought.headers))
@@ -132,12 +133,8 @@ def spell_markers(
     for marker, text in (*headers.items(), *openings.items()):
         whole = spell(sought.anchors.get(text, "") + text)
         anchors.append(whole.removesuffix(marker) if whole.endswith(marker) else b"")
-    return SpeltMarkers(
-        spelling=spelling_of(table, [*headers, *openings, *closings], anchors),
-        markers=Markers(*(tuple(spelt_marker(text) for text in texts) for texts in (headers, closings, openings))),
-        anchors=tuple(anchors),
-        restarts=tuple(spell(text) for text in restarts),
-    )
+    spelt_groups = (tuple(spelt_marker(text) for text in texts) for texts in (headers, closings, openings))
+    return spelt_markers(table, Markers(*spelt_groups), anchors, [spell(text) for text in restarts])
 
 
 def _joined(text: str, encoder: Encoder, table: Sequence[bytes]) -> bytes:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from premask.dtypes import BoolArray, Int32Array, Int64Array
+from premask.mask.places import places_of
 from premask.mask.responses import Responses
 
 Tokenize = Callable[[str], list[int]]
@@ -183,9 +184,11 @@ def find_sequences(ids: Int32Array, offsets: Int64Array, sequences: Sequence[Seq
     """Where each sequence of ids stands within a row of `ids` `[T]`, ascending; an empty one nowhere."""
     fresh = np.zeros(len(ids) + 1, bool)
     fresh[offsets] = True
+    firsts = places_of(ids, sorted({sequence[0] for sequence in sequences if sequence}))
+    first_ids = ids.take(firsts)
     found = []
     for sequence in sequences:
-        at = np.flatnonzero(ids == sequence[0]) if sequence else np.zeros(0, np.int64)
+        at = firsts[first_ids == sequence[0]] if sequence else firsts[:0]
         for n, token in enumerate(sequence[1:], 1):
             at = at[~fresh[at + n]]
             at = at[ids[at + n] == token]

@@ -16,7 +16,7 @@ in a thousand again, and the lengths of every row are checked as ever; the first
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import orjson
@@ -26,6 +26,7 @@ from tokenizers import Encoding, Tokenizer
 from premask.dtypes import BoolArray, Int32Array, Int64Array, offsets_of
 from premask.encode.backends import REFERENCE, Backend, BackendDiffers, load
 from premask.encode.kind import is_byte_level, is_lossless, keeps_ascii
+from premask.encode.measure import Positions, running, sizes_of
 from premask.encode.vocabulary import SpeltVocabulary, spelt_vocabulary
 from premask.errors import UsageError
 
@@ -45,10 +46,6 @@ _WHITE_SPACE = np.array([i for i in range(0x3001) if chr(i).isspace() and not 0x
 
 MAX_VOCABULARY = 2**24
 """Tables have an entry for every id up to the largest; the largest known vocabularies are a sixtieth of this."""
-
-
-Positions: TypeAlias = NDArray[np.signedinteger[Any]]
-"""Bytes of a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,19 +202,19 @@ class Encoder:
         ids, offsets = np.concatenate([np.zeros(0, np.int32), *parts]), offsets_of(lengths)
         if self.byte_level:
             return self.locate(texts, ids, offsets)
-        bases = offsets_of(_sizes(texts)[0] + 1)
+        bases = offsets_of(sizes_of(texts)[0] + 1)
         starts, ends = np.concatenate([np.zeros((0, 2), np.int64), *places]).T + np.repeat(bases[:-1], lengths)
         return Encoded(ids, offsets, bases, starts, ends, len(texts))
 
     def locate(self, texts: Sequence[str], ids: Int32Array, offsets: Int64Array) -> Encoded:
         """Where the tokens `ids` lie in `texts`."""
-        sizes, plain = _sizes(texts)
+        sizes, plain = sizes_of(texts)
         bases = offsets_of(sizes + 1)
         if not self.byte_level:
             starts, ends = np.zeros(len(ids), np.int64), np.zeros(len(ids), np.int64)
             differing = np.ones(len(texts), bool)
         else:
-            starts, ends, spelt = _running(self.byte_lengths, ids, offsets, bases)
+            starts, ends, spelt = running(self.byte_lengths, ids, offsets, bases)
             differing = self._differing(texts, ids, offsets, (sizes, plain, spelt))
         for row in np.flatnonzero(differing):
             a, b = offsets[row], offsets[row + 1]
@@ -276,41 +273,6 @@ def _loaded(spec: bytes) -> Tokenizer:
         raise UsageError(
             f"tokenizer.json: expected a tokenizer that can be loaded, found: {error}. Fetch or save it again"
         ) from error
-
-
-def _sizes(texts: Sequence[str]) -> tuple[Int64Array, BoolArray]:
-    """`[N]` the UTF-8 bytes of texts, and which of them are ASCII."""
-    plain = np.fromiter(map(str.isascii, texts), bool, len(texts))
-    sizes = np.fromiter(map(len, texts), np.int64, len(texts))
-    for row in np.flatnonzero(~plain):
-        sizes[row] = len(texts[row].encode())
-    return sizes, plain
-
-
-def _running(
-    table: Int32Array, ids: Int32Array, offsets: Int64Array, bases: Int64Array
-) -> tuple[Positions, Positions, Int64Array]:
-    """Starts and ends `[T]` of tokens in texts that begin at `bases`, and `[N]` the bytes of every text's tokens.
-
-    `table` `[V]` has the bytes of every id. One running sum over the whole batch, in which the first token of a text
-    brings the byte between it and the text before.
-    """
-    lengths = table.take(ids)
-    filled = np.flatnonzero(np.diff(offsets))
-    first, last = offsets[filled], offsets[filled + 1] - 1
-    apart = np.diff(filled, prepend=0)
-    lengths[first] += apart
-    small = len(ids) * int(table.max(initial=0)) + len(bases) < 2**31  # sums of 64 bits take twice the time
-    ends: Positions = np.cumsum(lengths, dtype=np.int32 if small else np.int64)
-    starts: Positions = ends - lengths
-    starts[first] += apart
-    spelt = np.zeros(len(offsets) - 1, np.int64)
-    spelt[filled] = ends[last] - starts[first]
-    astray = bases[filled] - starts[first]  # behind texts that their tokens do not add up to
-    if astray.any():
-        shifts = np.repeat(astray, np.diff(offsets)[filled])
-        starts, ends = starts + shifts, ends + shifts
-    return starts, ends, spelt
 
 
 def _first_ink(codes: NDArray[np.uint32]) -> Int64Array:

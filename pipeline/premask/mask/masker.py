@@ -18,7 +18,8 @@ import numpy as np
 
 from premask.clock import stage
 from premask.dtypes import Int32Array
-from premask.encode.encoder import Encoder, Positions
+from premask.encode.encoder import Encoder
+from premask.encode.measure import Positions
 from premask.mask.choices import Choices, Path, choose
 from premask.mask.columns import Columns
 from premask.mask.controls import Vocabulary

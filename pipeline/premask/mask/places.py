@@ -28,14 +28,14 @@ def places_of(ids: Int32Array, wanted: Sequence[int]) -> Int64Array:
         found = padded[first : first + len(block)]
         for token in low:
             found |= block == token
-    places = _sparse(padded)
+    places = sparse(padded)
     near = ids.take(places)
     if max([*wanted, near.max(initial=0)]) > 0xFFFF:
         places = places[reduce(np.logical_or, [near == token for token in wanted])]
     return places
 
 
-def _sparse(found: BoolArray) -> Int64Array:
+def sparse(found: BoolArray) -> Int64Array:
     """`np.flatnonzero` where little is found, in half the time: eight tokens at a time. `found` has whole eights."""
     words = found.view(np.uint64)
     due = np.flatnonzero(words != 0)

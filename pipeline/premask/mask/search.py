@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from premask.dtypes import BoolArray, Int32Array, Int64Array, offsets_of
+from premask.mask.places import sparse
 
 Bytes = NDArray[np.uint8]
 
@@ -83,7 +84,9 @@ def find_bytes(raw: Bytes, text: bytes) -> Int64Array:
         return np.zeros(0, np.int64)
     counts = np.bincount(raw[:4096], minlength=256)
     rarest = min(range(len(text)), key=lambda i: int(counts[text[i]]))
-    places = np.flatnonzero(raw == text[rarest]) - rarest
+    found = np.zeros(len(raw) + 7 & ~7, bool)
+    np.equal(raw, text[rarest], out=found[: len(raw)])
+    places = sparse(found) - rarest
     return _matching(raw, places[places >= 0], text)
 
 

@@ -9,6 +9,7 @@ Every finished item leaves a receipt in the work folder, so that a run which was
 manifest is written last: a folder without one is no dataset.
 """
 
+import functools
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from premask.encode.files import load_tokenizer_files
-from premask.encoders import AUTO, choose, rendered_sample, require_known
+from premask.encoders import AUTO, Choice, choose, rendered_sample, require_known
 from premask.errors import DataError
 from premask.intake import Input, Sliced, identity_with, in_order, inputs_of, require_unchanged
 from premask.mask.lints import warnings
@@ -81,10 +82,9 @@ def prepare(
     refuse_strangers(folder)
     workers = workers or _crew(inputs)
     with locked(folder) as lock, Crew(workers, (lock,)) as crew:
-        size = sum(each.source.size for each in inputs)
-        chosen = choose(encoder, maskers[0].encoder, size, lambda: rendered_sample(maskers[0], inputs))
+        choice = functools.cache(lambda: _choose(encoder, maskers[0], inputs))
         if fresh or not (folder / MANIFEST).exists():
-            crew.start(opening(recipe, files, chosen.name))  # they load while the checksums are taken
+            crew.start(opening(recipe, files, choice().name))  # they load while the checksums are taken
         recipe, inputs, digests = in_order(recipe, inputs, _digests(inputs, workers, progress))
         sizes = {"partition_bytes": PARTITION_BYTES, "shard_tokens": SHARD_TOKENS}
         description = describe(recipe, inputs, digests, files, sizes)
@@ -97,7 +97,7 @@ def prepare(
             claim(folder, begun, fresh)
             identity = identity_with(begun, inputs)
             remove_leftovers(folder)
-            run = Run(recipe, inputs, files, folder, crew, progress, identity, sizes, chosen)
+            run = Run(recipe, inputs, files, folder, crew, progress, identity, sizes, choice())
             manifest = run_phases(run, description, strict)
             require_unchanged(inputs)
             remove_leftovers(folder)  # of workers that died in this very run
@@ -157,6 +157,12 @@ def plan_packs(run: Run, slices: Sequence[Sliced], results: Sequence[Mapping[str
 def _crew(inputs: Sequence[Input]) -> int:
     """How many workers are worth starting."""
     return max(1, min(usable_cores(), sum(each.source.size for each in inputs) // WORKER_BYTES))
+
+
+def _choose(asked: str, masker: Masker, inputs: Sequence[Input]) -> Choice:
+    """The encoder of the run."""
+    size = sum(each.source.size for each in inputs)
+    return choose(asked, masker.encoder, size, lambda: rendered_sample(masker, inputs))
 
 
 def _digests(inputs: Sequence[Input], workers: int, progress: Progress) -> list[dict[str, Any]]:

@@ -103,8 +103,13 @@ def convert(format: Format, row: dict[str, Any], shape: Shape = PLAIN) -> Conver
     try:
         if shape is not PLAIN:
             row = shape.read(row)
-        elif format == "messages" and _BESIDE.isdisjoint(row) and (plain := _plain(row.get("messages"))):
-            return plain
+        elif format == "messages" and _BESIDE.isdisjoint(row):  # the short way, which nearly all rows go
+            items: Any = row.get("messages")
+            plain = plain_of(items) if type(items) is list else None
+            if plain is not None and "assistant" in plain[0] and ROLES.issuperset(plain[0]):
+                conversation = Conversation(items)
+                conversation.plain = plain
+                return conversation
         if format == "text":
             return _whole(row)
         if row.get("label") is False:  # as TRL's KTO trainer and LLaMA-Factory mark what a model should not say
@@ -122,16 +127,6 @@ def convert(format: Format, row: dict[str, Any], shape: Shape = PLAIN) -> Conver
         return fault.rejected if shape is PLAIN else shape.named(fault.rejected)
     conversation = Conversation(messages, tools, template_args, weights)
     conversation.plain = plain_of(messages)
-    return conversation
-
-
-def _plain(messages: Any) -> Conversation | None:
-    """The conversation of a row that is messages of role and text and nothing else, the short way; None of others."""
-    plain = plain_of(messages) if type(messages) is list else None
-    if plain is None or "assistant" not in plain[0] or not ROLES.issuperset(plain[0]):
-        return None
-    conversation = Conversation(messages)
-    conversation.plain = plain
     return conversation
 
 

@@ -61,7 +61,7 @@ def mask_responses(
     """
     values = ids if given is None else given
     parts, quoted = [values[:0]], np.zeros(len(offsets) - 1, np.int64)
-    firsts = sorted({*np.searchsorted(offsets, np.arange(0, len(ids), CHUNK)).tolist()})
+    firsts = [0] if 0 < len(ids) <= CHUNK else sorted({*offsets.searchsorted(np.arange(0, len(ids), CHUNK)).tolist()})
     for first, behind in itertools.pairwise([*firsts, len(quoted)]):
         tokens = slice(int(offsets[first]), int(offsets[behind]))
         borders = offsets[first : behind + 1] - tokens.start

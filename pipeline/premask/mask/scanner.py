@@ -79,15 +79,13 @@ class Scanner:
         """All markers in examples `ids` `[T]` that begin at `offsets` `[N + 1]`, none of them empty."""
         at, threads = self._threads(ids)
         first, begun = self._read(self.back, -1, ids, at - self.shifts.take(threads), self.before.take(threads))
-        due = self.behind.take(threads)
         if not begun.all():
-            due *= begun > 0
-        last, ended = self._read(self.onward, 1, ids, at, due)
+            some = begun.nonzero()[0]
+            at, threads, first, begun = (column.take(some) for column in (at, threads, first, begun))
+        last, ended = self._read(self.onward, 1, ids, at, self.behind.take(threads))
         borders = at.searchsorted(offsets)
         rows = np.arange(len(offsets) - 1).repeat(borders[1:] - borders[:-1])
-        fits = ended > 0
-        fits &= first >= offsets.take(rows)
-        fits &= last < offsets[1:].take(rows)
+        fits = (ended > 0) & (first >= offsets.take(rows)) & (last < offsets[1:].take(rows))
         if not fits.all():
             kept = fits.nonzero()[0]
             first, begun, last, ended, rows = (column.take(kept) for column in (first, begun, last, ended, rows))
@@ -110,9 +108,9 @@ class Scanner:
         some = self.leading.take(pairs).nonzero()[0]
         at, pairs = at.take(some), pairs.take(some)
         threads = self.firsts.take(pairs)
-        counts = self.firsts[1:].take(pairs) - threads
-        if counts.max(initial=0) <= 1:
+        if len(self.shifts) == np.count_nonzero(self.leading):  # no pair has several
             return at, threads
+        counts = self.firsts[1:].take(pairs) - threads
         ramp = np.arange(counts.sum())
         return np.repeat(at, counts), ramp + np.repeat(threads - np.cumsum(counts) + counts, counts)
 

@@ -20,8 +20,14 @@ def test_places_equal_a_walk(ids, wanted, few):
         patch.setattr(places, "FEW", few)
         patch.setattr(places, "BLOCK", 16)
         found = places_of(np.array(ids, np.int32), sorted(wanted))
-    assert found.tolist() == [n for n, token in enumerate(ids) if token in wanted]
+    assert [n for n in found.tolist() if ids[n] in wanted] == [n for n, token in enumerate(ids) if token in wanted]
     assert found.dtype == np.int64
+
+
+def test_places_of_rare_ids_only():
+    ids = np.tile(np.arange(1000, dtype=np.int32), 100)
+    assert len(places_of(ids, [5, 995])) == 600  # with those behind 995, which are rare
+    assert len(places_of(ids, [5, 6, 7, 8, 900])) == 500  # without those behind 900, which are many
 
 
 S, E = control(0), control(70_000)

@@ -180,14 +180,14 @@ class _Run:
         first = 0
         for table in (whole.slice(at, BATCH_ROWS) for whole in tables for at in range(0, len(whole), BATCH_ROWS)):
             masked = mask_rows(table, self.masking, first)
-            empty = np.flatnonzero(masked.trained == 0)
+            empty = np.flatnonzero(~masked.trained)
             if len(empty) and self.no_response == "error":
                 self.empty.setdefault(str(file), []).extend((first + empty).tolist())
             labelled = with_labels(table, masked)
-            yield labelled.filter(pa.array(masked.trained > 0)) if len(empty) else labelled
+            yield labelled.filter(pa.array(masked.trained)) if len(empty) else labelled
             self.counts.rows += len(masked.tokens)
             self.counts.tokens += int(masked.tokens.sum())
-            self.counts.trained_tokens += int(masked.trained.sum())
+            self.counts.trained_tokens += masked.trained_tokens
             self.counts.quoted_headers += int(masked.quoted.sum())
             self.counts.left_out += len(empty)
             first += len(masked.tokens)

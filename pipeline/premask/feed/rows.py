@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from premask.dtypes import IGNORE_INDEX, Int32Array, Int64Array, offsets_of
+from premask.dtypes import IGNORE_INDEX, BoolArray, Int32Array, Int64Array, offsets_of
 from premask.errors import DataError
 from premask.mask.responses import ResponseFinder, mask_responses
 from premask.mask.unsloth import UnslothMarkers, find_sequences
@@ -50,8 +50,10 @@ class Masked:
     """Lists, of the type of the rows' own labels or else of their ids."""
     tokens: Int64Array
     """`[N]` tokens."""
-    trained: Int64Array
-    """`[N]` labels that are not -100."""
+    trained: BoolArray
+    """`[N]` whether any label is not -100."""
+    trained_tokens: int
+    """Labels of all rows that are not -100."""
     quoted: Int64Array
     """`[N]` headers that were taken for quotations."""
 
@@ -95,11 +97,15 @@ def _mask_rows(table: pa.Table, masking: Masking) -> Masked:
     found = find_sequences(ids, offsets, masking.masked_out) if masking.masked_out else ()
     for sequence, places in zip(masking.masked_out, found, strict=True):
         labels[places[:, None] + np.arange(len(sequence))] = IGNORE_INDEX
+    trained, filled = labels != IGNORE_INDEX, lengths > 0
+    some = np.zeros(len(lengths), bool)
+    some[filled] = np.logical_or.reduceat(trained, offsets[:-1][filled])  # stops at the first; sums take far longer
     kind = table.schema.field("labels" if given is not None else "input_ids").type
     return Masked(
         labels=_lists(labels, offsets, kind),
         tokens=lengths,
-        trained=_summed((labels != IGNORE_INDEX).view(np.uint8), offsets),
+        trained=some,
+        trained_tokens=int(np.count_nonzero(trained)),
         quoted=_summed(quoted, np.searchsorted(examples[:-1], offsets)),
     )
 
@@ -139,8 +145,7 @@ def _examples(table: pa.Table, offsets: Int64Array) -> Int64Array:
 def _summed(values: Any, offsets: Int64Array) -> Int64Array:
     """`[N]` int64 sums of the stretches of `values` that begin at `offsets` `[N + 1]`."""
     sums, filled = np.zeros(len(offsets) - 1, np.int64), offsets[1:] > offsets[:-1]
-    wide = np.int32 if values.itemsize == 1 else np.int64  # half the time, where it is wide enough
-    sums[filled] = np.add.reduceat(values, offsets[:-1][filled], dtype=wide)  # which reads on where one is empty
+    sums[filled] = np.add.reduceat(values, offsets[:-1][filled], dtype=np.int64)  # which reads on where one is empty
     return sums
 
 

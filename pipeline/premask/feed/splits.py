@@ -17,7 +17,7 @@ from premask.dtypes import IGNORE_INDEX, Int64Array
 from premask.errors import DataError, UsageError
 from premask.feed.rows import Masking, NoResponse, mask_batch, mask_rows, named
 
-FOUND = ("_premask_tokens", "_premask_trained", "_premask_quoted")
+FOUND = {"_premask_tokens": "int64", "_premask_trained": "bool", "_premask_quoted": "int64"}
 """Columns for what `Masked` says of every row."""
 
 FIRST_ROWS = 16
@@ -65,7 +65,7 @@ def _masked_table(dataset: Any, name: str, masking: Masking, num_proc: int | Non
         batch_size=BATCH_ROWS,
         remove_columns=dataset.column_names,  # what is not changed need not be written again
         num_proc=num_proc if num_proc != 1 else None,  # one would be a process of its own
-        features=Features({"labels": labels, **{column: Value("int64") for column in FOUND}}),
+        features=Features({"labels": labels, **{column: Value(kind) for column, kind in FOUND.items()}}),
         desc=f"Masking {name}",
     )
     tokens, trained, quoted = (masked.data.column(column).to_numpy() for column in FOUND)
@@ -82,7 +82,7 @@ def _masked_table(dataset: Any, name: str, masking: Masking, num_proc: int | Non
     )
     if quoted.any():
         warnings.warn(f"{name}: {quotations(quoted)}", stacklevel=4)
-    empty = np.flatnonzero(trained == 0)
+    empty = np.flatnonzero(~trained)
     if not len(empty):
         return masked
     if no_response == "error" or len(empty) == len(trained):

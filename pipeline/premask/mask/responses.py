@@ -61,7 +61,7 @@ def mask_responses(
     """
     values = ids if given is None else given
     parts, quoted = [values[:0]], np.zeros(len(offsets) - 1, np.int64)
-    firsts = sorted({*np.searchsorted(offsets, np.arange(0, len(ids), CHUNK)).tolist()})
+    firsts = [0] if 0 < len(ids) <= CHUNK else sorted({*offsets.searchsorted(np.arange(0, len(ids), CHUNK)).tolist()})
     for first, behind in itertools.pairwise([*firsts, len(quoted)]):
         tokens = slice(int(offsets[first]), int(offsets[behind]))
         borders = offsets[first : behind + 1] - tokens.start
@@ -114,22 +114,25 @@ class SpeltMarkers:
             offsets = offsets[np.append(True, filled)]
         hits = self.scanner.scan(ids, offsets)
         is_border = hits.marker < len(self.restarts)
-        borders = _one_each(hits.take(np.flatnonzero(is_border)))
-        closings = _one_each(hits.take(np.flatnonzero(~is_border)))
+        borders = _one_each(hits.take(is_border.nonzero()[0]))
+        closings = _one_each(hits.take((~is_border).nonzero()[0]))
         quoted = self._quoted(borders)
-        cited = borders.ends[quoted & (borders.marker < self.headers)]
+        cited = borders.ends[:0]
         if quoted.any():
+            cited = borders.ends[quoted & (borders.marker < self.headers)]
             closings = closings.take(np.flatnonzero(~np.isin(closings.starts, borders.starts[quoted])))
             borders = borders.take(np.flatnonzero(~quoted))
         starts, ends = self._turns(ids, offsets, borders, closings)
-        kept = ends > starts
-        return Responses(starts[kept], ends[kept], cited - 1 >> self.scanner.bits)
+        if not (kept := ends > starts).all():
+            starts, ends = starts[kept], ends[kept]
+        return Responses(starts, ends, cited - 1 >> self.scanner.bits)
 
     def _quoted(self, borders: Hits) -> BoolArray:
         """Which headers and openings somebody quotes."""
         genuine = borders.anchored.copy()
         genuine[:1] = True
-        genuine[1:] |= (np.diff(borders.rows) > 0) | self.restarts[borders.marker[:-1]]
+        genuine[1:] |= borders.rows[1:] > borders.rows[:-1]
+        genuine[1:] |= self.restarts.take(borders.marker[:-1])
         if genuine.all():
             return ~genuine
         header = borders.marker < self.headers
@@ -140,17 +143,17 @@ class SpeltMarkers:
         self, ids: Int32Array, offsets: Int64Array, borders: Hits, closings: Hits
     ) -> tuple[Int64Array, Int64Array]:
         """The tokens that lie wholly between each header and its terminator, or else the next header of any role."""
-        headers = np.flatnonzero(borders.marker < self.headers)
-        starts, rows = borders.ends[headers], borders.rows[headers]
-        row_ends = offsets[rows + 1] << self.scanner.bits
-        places, behind = np.append(borders.starts, NEVER), headers + 1
-        while (early := places[behind] < starts).any():  # a marker that overlaps the header
+        headers = (borders.marker < self.headers).nonzero()[0]
+        starts, rows = borders.ends.take(headers), borders.rows.take(headers)
+        row_ends = offsets[1:].take(rows) << self.scanner.bits
+        places, behind = np.concatenate((borders.starts, NEVER)), headers + 1
+        while (early := places.take(behind) < starts).any():  # a marker that overlaps the header
             behind += early
-        limits = np.minimum(places[behind], row_ends)
-        at = np.searchsorted(closings.starts, starts)
-        stops = np.append(closings.starts, NEVER)[at]
+        limits = np.minimum(places.take(behind), row_ends)
+        at = closings.starts.searchsorted(starts)
+        stops = np.concatenate((closings.starts, NEVER)).take(at)
         closed = (stops <= limits) & (stops < row_ends)
-        ends = np.where(closed, np.append(closings.ends, NEVER)[at], limits) >> self.scanner.bits
+        ends = np.where(closed, np.concatenate((closings.ends, NEVER)).take(at), limits) >> self.scanner.bits
         starts = (starts - 1 >> self.scanner.bits) + 1
         self._strip(ids, starts, ends, limits, ~closed)
         return starts, ends
@@ -159,6 +162,8 @@ class SpeltMarkers:
         self, ids: Int32Array, starts: Int64Array, ends: Int64Array, limits: Int64Array, open_: BoolArray
     ) -> None:
         """Move the ends of turns without a terminator before the tokens that end in white space there."""
+        if not open_.any():
+            return
         within = limits & (1 << self.scanner.bits) - 1  # bytes of a token that holds the beginning of the next marker
         moving = np.flatnonzero(open_ & (ends > starts))
         partial = np.flatnonzero(within[moving] > 0)
@@ -171,13 +176,13 @@ class SpeltMarkers:
             moving = moving[(white == 2) & (ends[moving] > starts[moving])]
 
 
-NEVER = np.iinfo(np.int64).max
+NEVER = np.array([np.iinfo(np.int64).max])
 """A place behind all others."""
 
 
 def _one_each(hits: Hits) -> Hits:
     """The hits in order, and at every place the first of the markers that stand there."""
-    if (np.diff(hits.starts) > 0).all():
+    if (hits.starts[1:] > hits.starts[:-1]).all():
         return hits
     hits = hits.take(np.lexsort((hits.marker, hits.starts)))
     return hits.take(np.flatnonzero(np.append(True, np.diff(hits.starts) > 0)))

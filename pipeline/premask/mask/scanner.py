@@ -52,8 +52,12 @@ class Scanner:
     """The ids that hold pivots: kinds 1, 2, ..., P."""
     kinds: Int64Array
     """`[V]` the kind of every id."""
+    pairs: Int64Array
+    """`[V]` where the pairs of a pivot and the kind before it begin, 0 for all other ids."""
+    leading: BoolArray
+    """`[(P + 1) * kinds]` which pairs have threads."""
     firsts: Int64Array
-    """`[(P + 1) * kinds + 1]` for a pivot's kind and the kind before it, where their threads begin."""
+    """`[(P + 1) * kinds + 1]` where the threads of each pair begin."""
     shifts: Int64Array
     """`[threads]` 1 where the token before the pivot has been read, 0 where that was not needed."""
     before: Int64Array
@@ -75,18 +79,23 @@ class Scanner:
         """All markers in examples `ids` `[T]` that begin at `offsets` `[N + 1]`, none of them empty."""
         at, threads = self._threads(ids)
         first, begun = self._read(self.back, -1, ids, at - self.shifts.take(threads), self.before.take(threads))
-        last, ended = self._read(self.onward, 1, ids, at, np.where(begun, self.behind.take(threads), 0))
-        rows = np.repeat(np.arange(len(offsets) - 1), np.diff(np.searchsorted(at, offsets)))
-        fits = (ended > 0) & (first >= offsets.take(rows)) & (last < offsets.take(rows + 1))
+        if not begun.all():
+            some = begun.nonzero()[0]
+            at, threads, first, begun = (column.take(some) for column in (at, threads, first, begun))
+        last, ended = self._read(self.onward, 1, ids, at, self.behind.take(threads))
+        borders = at.searchsorted(offsets)
+        rows = np.arange(len(offsets) - 1).repeat(borders[1:] - borders[:-1])
+        fits = (ended > 0) & (first >= offsets.take(rows)) & (last < offsets[1:].take(rows))
         if not fits.all():
-            kept = np.flatnonzero(fits)
+            kept = fits.nonzero()[0]
             first, begun, last, ended, rows = (column.take(kept) for column in (first, begun, last, ended, rows))
         marker = (ended >> self.bits + 1) - 1
-        states = self.anchors.ravel().take((begun - 1) * self.anchors.shape[1] + marker)
+        begun -= 1
+        states = self.anchors.ravel().take(begun * self.anchors.shape[1] + marker)
         limit, anchored = self._read(self.back, -1, ids, first, states)
         return Hits(
             marker=marker,
-            starts=(first << self.bits) + self.begun.take(begun - 1),
+            starts=(first << self.bits) + self.begun.take(begun),
             ends=(last << self.bits) + (ended & (2 << self.bits) - 1),
             anchored=(anchored > 0) & (limit >= offsets.take(rows)),
             rows=rows,
@@ -95,12 +104,13 @@ class Scanner:
     def _threads(self, ids: Int32Array) -> tuple[Int64Array, Int64Array]:
         """The tokens that hold a pivot, ascending, and their threads; a token may have several."""
         at = places_of(ids, self.pivots)
-        pairs = self.kinds.take(ids.take(at)) * self.back.shape[1] + self.kinds.take(ids.take(at - 1, mode="clip"))
+        pairs = self.pairs.take(ids.take(at)) + self.kinds.take(ids.take(at - 1, mode="clip"))
+        some = self.leading.take(pairs).nonzero()[0]
+        at, pairs = at.take(some), pairs.take(some)
         threads = self.firsts.take(pairs)
-        counts = self.firsts.take(pairs + 1) - threads
-        if counts.max(initial=0) <= 1:
-            some = np.flatnonzero(counts)
-            return at.take(some), threads.take(some)
+        if len(self.shifts) == np.count_nonzero(self.leading):  # no pair has several
+            return at, threads
+        counts = self.firsts[1:].take(pairs) - threads
         ramp = np.arange(counts.sum())
         return np.repeat(at, counts), ramp + np.repeat(threads - np.cumsum(counts) + counts, counts)
 
@@ -111,16 +121,18 @@ class Scanner:
 
         What is read of another example completes texts, too; these are for the caller to leave out.
         """
+        going = (state > 0).nonzero()[0]
+        if not len(going):
+            return at, -state
         at, flat, width = at.copy(), table.ravel(), table.shape[1]
-        going = np.flatnonzero(state > 0)
         here, due = at.take(going), state.take(going)
         while len(going):
             here += step
             due = flat.take(due * width + self.kinds.take(ids.take(here, mode="clip")))
             if here[0] < 0 or here[-1] >= len(ids):  # an id that spells nothing would be read there for ever
                 due[(here < 0) | (here >= len(ids))] = 0
-            at[going], state[going] = here, due
-            on = np.flatnonzero(due > 0)
-            if len(on) < len(due):
+            on = (due > 0).nonzero()[0]
+            if len(on) < len(due):  # of what goes on, what it has come to is written later
+                at[going], state[going] = here, due
                 going, here, due = going.take(on), here.take(on), due.take(on)
         return at, -state

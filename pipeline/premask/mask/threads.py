@@ -57,10 +57,13 @@ def scanner_for(table: Sequence[bytes], markers: Sequence[Marker], anchors: Sequ
     anchored = [[back.number(texts.back((ANCHOR, text), word)) for text in anchors] for word in [*texts.beginnings]]
     states = back.filled()
     firsts, threads = _by_pairs(sorted(found), states, len(held) + 1)
+    pairs = np.where(kinds <= len(held), kinds * states.shape[1], 0)
     return Scanner(
         bits=texts.bits,
         pivots=tuple(held),
         kinds=kinds,
+        pairs=pairs,
+        leading=firsts[1:] > firsts[:-1],
         firsts=firsts,
         shifts=threads[:, 0].copy(),
         before=threads[:, 1].copy(),

@@ -119,7 +119,7 @@ class Run:
         return known
 
 
-def opening(recipe: Recipe, files: TokenizerFiles, encoder: str) -> WorkItem:
+def opening(recipe: Recipe, files: TokenizerFiles) -> WorkItem:
     """The work of making a worker ready for the partitions of a recipe's first source."""
     return WorkItem(
         name="set-up",
@@ -128,7 +128,6 @@ def opening(recipe: Recipe, files: TokenizerFiles, encoder: str) -> WorkItem:
             "recipe": recipe.masking(0).resolved(),
             "tokenizer": str(files.folder),
             "templating": templating_of(recipe, files),
-            "encoder": encoder,
         },
     )
 

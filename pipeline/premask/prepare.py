@@ -9,7 +9,6 @@ Every finished item leaves a receipt in the work folder, so that a run which was
 manifest is written last: a folder without one is no dataset.
 """
 
-import functools
 import os
 import shutil
 import time
@@ -77,14 +76,13 @@ def prepare(
     check_filters(recipe)
     inputs = inputs_of(recipe)
     files = load_tokenizer_files(recipe.tokenizer)
-    maskers = [masker_of(masking, files) for masking in maskings(recipe)]  # fails now where they are wrong
-    _say_of_templates(maskers, progress)
     refuse_strangers(folder)
     workers = workers or _crew(inputs)
     with locked(folder) as lock, Crew(workers, (lock,)) as crew:
-        choice = functools.cache(lambda: _choose(encoder, maskers[0], inputs))
         if fresh or not (folder / MANIFEST).exists():
-            crew.start(opening(recipe, files, choice().name))  # they load while the checksums are taken
+            crew.start(opening(recipe, files))  # they load while we do, and take checksums
+        maskers = [masker_of(masking, files) for masking in maskings(recipe)]  # fails now where they are wrong
+        _say_of_templates(maskers, progress)
         recipe, inputs, digests = in_order(recipe, inputs, _digests(inputs, workers, progress))
         sizes = {"partition_bytes": PARTITION_BYTES, "shard_tokens": SHARD_TOKENS}
         description = describe(recipe, inputs, digests, files, sizes)
@@ -97,7 +95,8 @@ def prepare(
             claim(folder, begun, fresh)
             identity = identity_with(begun, inputs)
             remove_leftovers(folder)
-            run = Run(recipe, inputs, files, folder, crew, progress, identity, sizes, choice())
+            chosen = _choose(encoder, maskers[0], inputs)
+            run = Run(recipe, inputs, files, folder, crew, progress, identity, sizes, chosen)
             manifest = run_phases(run, description, strict)
             require_unchanged(inputs)
             remove_leftovers(folder)  # of workers that died in this very run

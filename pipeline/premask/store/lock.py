@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from premask.errors import UsageError
@@ -22,10 +22,12 @@ PATIENCE = 10.0
 
 @contextmanager
 def locked(folder: Path) -> Iterator[int]:
-    """Hold the lock of `folder` (made if missing); yields its descriptor, for workers to inherit.
+    """Hold the lock of `folder`; yields its descriptor, for workers to inherit.
 
-    UsageError where another run holds it.
+    The folder is made if it is missing, and removed again if nothing was put there. UsageError where another run holds
+    the lock.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
     descriptor = _acquire(path)
@@ -35,6 +37,9 @@ def locked(folder: Path) -> Iterator[int]:
         yield descriptor
     finally:
         path.unlink(missing_ok=True)  # while it is still held: whoever waits sees that the file is gone
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
         os.close(descriptor)
 
 

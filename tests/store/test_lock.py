@@ -45,10 +45,16 @@ def test_a_killed_run_holds_nothing(tmp_path, holder):
 
 def test_the_folder_is_made_and_left_clean(tmp_path):
     folder = tmp_path / "new" / "out"
-    for _ in range(2):
-        with locked(folder):
-            assert (folder / LOCK).exists()
-    assert list(folder.iterdir()) == []
+    with locked(folder):
+        assert (folder / LOCK).exists()
+    assert not folder.exists(), "it was made for nothing"
+    with locked(folder):
+        (folder / "kept").touch()
+    assert [path.name for path in folder.iterdir()] == ["kept"]
+    (folder / "kept").unlink()
+    with locked(folder):
+        pass
+    assert list(folder.iterdir()) == [], "it was there before"
 
 
 def test_an_error_frees_the_lock(tmp_path):

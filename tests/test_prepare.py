@@ -17,6 +17,8 @@ import pytest
 import premask
 from premask.cli import run
 from premask.errors import DataError, UsageError
+from premask.read import Conversation, convert, parse
+from premask.store.stage import read_stage
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = sorted((ROOT / "data/samples").iterdir())
@@ -55,6 +57,30 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> premask.Prepared:
     return prepare(*SAMPLES, out=tmp_path_factory.mktemp("sample") / "out")
+
+
+# --- what the plan is given -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"overflow": "split", "max_length": 60}, {"turns": "separate"}])
+def test_every_example_has_the_hash_of_its_whole_conversation(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Also the pieces and turns of it: what is one row must not be parted between training and validation."""
+    source = ROOT / "data/samples/support.messages.jsonl"
+    parsed = [parse(line) for line in source.read_bytes().splitlines()]
+    given = [convert("messages", row) if isinstance(row, dict) else row for row in parsed]
+    for validation in (0.0, 0.2):
+        recipe = premask.Recipe(sources=[str(source)], tokenizer=str(TOKENIZER), validation=validation, **options)
+        premask.prepare(recipe, tmp_path / "out", fresh=True, keep_stage=True)
+        (path,) = (tmp_path / "out").rglob("stage/*.arrow")
+        stage = read_stage(path)
+        assert len(stage) > len(set(stage.rows.tolist())), "no row has several examples"
+        if not validation:
+            with pytest.raises(KeyError):
+                _ = stage.digests
+            continue
+        for row, digest in zip(stage.rows.tolist(), stage.digests, strict=True):
+            assert isinstance(conversation := given[row], Conversation)
+            assert digest.tobytes() == conversation.digest()
 
 
 # --- equal bytes ----------------------------------------------------------------------------------------------------

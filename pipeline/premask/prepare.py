@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from premask.encode.files import load_tokenizer_files
-from premask.encoders import AUTO, Choice, choose, rendered_sample, require_known
+from premask.encoders import AUTO, choose, rendered_sample, require_known
 from premask.errors import DataError
 from premask.intake import Input, Sliced, identity_with, in_order, inputs_of, require_unchanged
 from premask.mask.lints import warnings
@@ -80,7 +80,8 @@ def prepare(
     workers = workers or _crew(inputs)
     with locked(folder) as lock, Crew(workers, (lock,)) as crew:
         if fresh or not (folder / MANIFEST).exists():
-            crew.start(opening(recipe, files))  # they load while we do, and take checksums
+            parts = sum(-(-each.source.size // PARTITION_BYTES) for each in inputs)  # about
+            crew.start(opening(recipe, files), parts)  # they load while we do, and take checksums
         maskers = [masker_of(masking, files) for masking in maskings(recipe)]  # fails now where they are wrong
         _say_of_templates(maskers, progress)
         recipe, inputs, digests = in_order(recipe, inputs, _digests(inputs, workers, progress))
@@ -95,7 +96,8 @@ def prepare(
             claim(folder, begun, fresh)
             identity = identity_with(begun, inputs)
             remove_leftovers(folder)
-            chosen = _choose(encoder, maskers[0], inputs)
+            size = sum(each.source.size for each in inputs)
+            chosen = choose(encoder, maskers[0].encoder, size, lambda: rendered_sample(maskers[0], inputs))
             run = Run(recipe, inputs, files, folder, crew, progress, identity, sizes, chosen)
             manifest = run_phases(run, description, strict)
             require_unchanged(inputs)
@@ -156,12 +158,6 @@ def plan_packs(run: Run, slices: Sequence[Sliced], results: Sequence[Mapping[str
 def _crew(inputs: Sequence[Input]) -> int:
     """How many workers are worth starting."""
     return max(1, min(usable_cores(), sum(each.source.size for each in inputs) // WORKER_BYTES))
-
-
-def _choose(asked: str, masker: Masker, inputs: Sequence[Input]) -> Choice:
-    """The encoder of the run."""
-    size = sum(each.source.size for each in inputs)
-    return choose(asked, masker.encoder, size, lambda: rendered_sample(masker, inputs))
 
 
 def _digests(inputs: Sequence[Input], workers: int, progress: Progress) -> list[dict[str, Any]]:

@@ -120,8 +120,8 @@ def in_turn(
     out.mkdir(parents=True, exist_ok=True)
 
     def work(k: int) -> None:
-        own = [whole[len(whole) * k // processes : len(whole) * (k + 1) // processes] for whole in (lines, texts)]
-        share = Share(*own, spec, out / f"written-{k}")  # type: ignore[arg-type]
+        first, last = len(lines) * k // processes, len(lines) * (k + 1) // processes
+        share = Share(lines[first:last], texts[first:last], spec, out / f"written-{k}")
         spent: dict[str, float] = {}
         for name in names:
             barrier.wait()

@@ -78,9 +78,10 @@ def test_partitions_hold_every_line_once(folder: Path, content: bytes, size: int
         assert lines_of(source, size) == [line for _, line in expected]
         seen = 0
         for partition in partitions(source, size):
+            before = seen
             for rows in read_partition(partition):
+                assert rows.raws and rows.number == seen - before
                 assert rows.offset == expected[seen][0]
-                assert rows.number == 0 or len(rows.raws) > 0
                 seen += len(rows.raws)
         assert seen == len(expected)
         patch.setattr(read_lines, "BLOCK", 1)  # every line is a block of its own

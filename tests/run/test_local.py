@@ -184,17 +184,21 @@ def test_workers_stay_from_one_batch_of_items_to_the_next() -> None:
 
 def test_workers_begin_with_what_makes_them_ready(tmp_path: Path) -> None:
     with Crew(2) as crew:
-        crew.start(make("opening", "remember", text="ready"))
+        crew.start(make("opening", "remember", text="ready"), 4)
         assert crew.perform([make(str(n), "remembered") for n in range(4)]) == {str(n): "ready" for n in range(4)}
-    with Crew(1) as crew:
-        crew.start(make("opening", "remember", text="alone"))
-        assert crew.workers == []
+
+
+@pytest.mark.parametrize(("size", "items", "started"), [(1, 9, 0), (3, 1, 0), (3, 0, 0), (3, 2, 2), (2, 9, 2)])
+def test_no_more_workers_are_started_than_there_is_work_for(size: int, items: int, started: int) -> None:
+    with Crew(size) as crew:
+        crew.start(make("opening", "remember", text="ready"), items)
+        assert len(crew.workers) == started
 
 
 @pytest.mark.parametrize("opening", [make("opening", "data_error", text="x"), make("opening", "leave", code=7)])
 def test_an_opening_that_fails_fails_nothing_else(opening: WorkItem) -> None:
     with Crew(2) as crew:
-        crew.start(opening)
+        crew.start(opening, 4)
         results = crew.perform(squares(4))
     assert [results[f"item {n}"]["square"] for n in range(4)] == [0, 1, 4, 9]
 
@@ -202,7 +206,7 @@ def test_an_opening_that_fails_fails_nothing_else(opening: WorkItem) -> None:
 def test_nobody_waits_for_an_opening_that_is_not_needed(tmp_path: Path) -> None:
     began = time.monotonic()
     with Crew(2) as crew:
-        crew.start(make("opening", "slow_at_first", folder=str(tmp_path), seconds=30.0))
+        crew.start(make("opening", "slow_at_first", folder=str(tmp_path), seconds=30.0), 3)
         assert len(crew.perform(squares(3))) == 3
     assert time.monotonic() - began < 20
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from premask.dtypes import Examples
@@ -42,6 +43,30 @@ def random_examples(seed: int, count: int, *, longest: int = 12, weighted: bool 
         source_turns=rng.integers(-1, 4, count, np.int32),
         digests=np.array(digests, np.uint8).reshape(count, 16),
     )
+
+
+def batches_in(path: Path) -> list[Examples]:
+    """The record batches of a stage file as examples, read by pyarrow alone."""
+    found = []
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    for batch in (reader.get_batch(number) for number in range(reader.num_record_batches)):
+        ids, spans = batch.column("input_ids"), batch.column("spans")
+        width = 16 if "digest" in batch.schema.names else 0
+        digests = batch.column("digest").to_pylist() if width else [b""] * len(batch)
+        found.append(
+            Examples(
+                ids=ids.flatten().to_numpy(),
+                offsets=ids.offsets.to_numpy(),
+                spans=spans.flatten().flatten().to_numpy().reshape(-1, 2),
+                span_offsets=spans.offsets.to_numpy(),
+                span_weights=batch.column("span_weights").flatten().to_numpy(),
+                rows=batch.column("row").to_numpy(),
+                turns=batch.column("turns").to_numpy(),
+                source_turns=batch.column("source_turn").to_numpy(),
+                digests=np.array([list(digest) for digest in digests], np.uint8).reshape(len(batch), width),
+            )
+        )
+    return found
 
 
 def stages_in(
@@ -99,6 +124,12 @@ def prepare(folder: Path, *, seed: int = 0, source_turns: bool = False, weights:
 def examples_of() -> Callable[..., Examples]:
     """random_examples."""
     return random_examples
+
+
+@pytest.fixture(scope="session")
+def batches_of() -> Callable[[Path], list[Examples]]:
+    """batches_in."""
+    return batches_in
 
 
 @pytest.fixture(scope="session")

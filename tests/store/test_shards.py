@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from premask.errors import DataError
 from premask.pack.plan import make_plan
+from premask.store import stage as stage_module
 from premask.store.atomic import Written
 from premask.store.gather import gather, labels, lengths_of, loss_weights, positions
 from premask.store.receipts import unchanged
@@ -23,9 +24,9 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("shards")
 
 
-def example(stage, index):
+def example(batches, index):
     """ids, spans and weights of one example, by counting through the batches."""
-    for batch in stage.batches:
+    for batch in batches:
         if index < len(batch):
             ids = batch.ids[batch.offsets[index] : batch.offsets[index + 1]].tolist()
             spans = slice(batch.span_offsets[index], batch.span_offsets[index + 1])
@@ -34,12 +35,12 @@ def example(stage, index):
     raise IndexError
 
 
-def naive_shard(stages, rows):
-    """The rows of a shard, token by token."""
+def naive_shard(batches, rows):
+    """The rows of a shard, token by token, from the batches of every stage."""
     packs = {}
     for n in range(len(rows)):
         pack = packs.setdefault(int(rows.pack[n]), {name: [] for name in SHARD_COLUMNS})
-        ids, spans, weights = example(stages[int(rows.partition[n])], int(rows.index[n]))
+        ids, spans, weights = example(batches[int(rows.partition[n])], int(rows.index[n]))
         for position, token in enumerate(ids):
             inside = [w for (start, end), w in zip(spans, weights, strict=True) if start <= position < end]
             pack["input_ids"].append(token)
@@ -66,7 +67,7 @@ def plan_of(stages, candidates_of, seed=0):
 )
 @settings(deadline=None)
 def test_shards_are_the_naive_gathering(
-    folder, write_stages, candidates_of, seed, partitions, batches, count, turns, weights
+    folder, write_stages, batches_of, candidates_of, seed, partitions, batches, count, turns, weights
 ):
     stages = write_stages(folder, seed, partitions, batches, count=count, weighted=weights)
     plan = plan_of(stages, candidates_of, seed)
@@ -77,7 +78,7 @@ def test_shards_are_the_naive_gathering(
         with pa.OSFile(str(path)) as file:
             found = pa.ipc.open_stream(file).read_all()
         found.validate(full=True)
-        expected = naive_shard(stages, rows)
+        expected = naive_shard({n: batches_of(stage.path) for n, stage in stages.items()}, rows)
         asked = {"source_turns": turns, "loss_weights": weights}
         names = [name for name in SHARD_COLUMNS if asked.get(name, True)]
         assert found.column_names == names
@@ -117,12 +118,14 @@ def test_equal_plans_give_equal_bytes(tmp_path, write_stages, candidates_of):
     assert content == (tmp_path / first.file).read_bytes()
 
 
-def test_the_bytes_do_not_depend_on_how_a_stage_was_cut_into_batches(tmp_path, write_stages, candidates_of):
+def test_the_bytes_do_not_depend_on_how_a_stage_was_cut_into_batches(
+    tmp_path, write_stages, batches_of, candidates_of, monkeypatch
+):
+    monkeypatch.setattr(stage_module, "BATCH_TOKENS", 0)
     shas = set()
     for cuts in ([6], [1, 5], [2, 2, 2]):
         stages = write_stages(tmp_path, 5, 1, 1, count=6)
-        stage = stages[0]
-        batch = stage.batches[0]
+        batch = batches_of(stages[0].path)[0]
         parts, start = [], 0
         for count in cuts:
             tokens = slice(batch.offsets[start], batch.offsets[start + count])

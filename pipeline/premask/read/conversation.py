@@ -59,7 +59,7 @@ class Conversation:
     whole: bool = False
     """The one message is a text without roles, to be trained from its first token to its last, by no template."""
 
-    plain: "Plain | None" = field(default=None, init=False, compare=False, repr=False)
+    plain: Plain | None = field(default=None, init=False, compare=False, repr=False)
     """`plain_of(messages)`, where it was looked at; `replace` does not take it over."""
 
     def digest(self) -> bytes:

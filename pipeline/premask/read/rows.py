@@ -138,12 +138,12 @@ def count_rows(partition: Partition, at_most: int) -> int:
     """Number of rows of a partition, counted no further than `at_most`."""
     if partition.kind != "jsonl":
         return min(partition.end - partition.start, at_most)
-    counted = itertools.accumulate(len(rows.raws) for rows in read_partition(partition))
-    found = 0
-    for found in counted:
-        if found >= at_most:
+    count = 0
+    for rows in read_partition(partition):
+        count += len(rows.raws)
+        if count >= at_most:
             break
-    return min(found, at_most)
+    return min(count, at_most)
 
 
 def read_source(source: Source) -> Iterator[bytes | dict[str, Any]]:

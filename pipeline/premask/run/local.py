@@ -159,13 +159,15 @@ class Crew:
         """Whether any worker holds an item that was asked for."""
         return any(worker.item is not self.opening for worker in self.busy.values())
 
-    def start(self, opening: WorkItem) -> None:
-        """Start all workers now, unless there is but one, each with an item that makes it ready for those to come.
+    def start(self, opening: WorkItem, items: int) -> None:
+        """Start the workers for so many items now, each with one that makes it ready for those to come.
 
-        What becomes of it is not looked at: whatever is wrong with it, the items that need it will say.
+        What becomes of that is not looked at: whatever is wrong with it, the items that need it will say. Where a
+        single worker would do, none is started, as in `perform`.
         """
         self.opening = opening
-        while self.size > 1 and len(self.workers) < self.size:
+        wanted = min(self.size, items)
+        while 1 < wanted > len(self.workers):
             self._hire().begin(opening)
 
     def perform(self, items: Sequence[WorkItem], on_done: OnDone | None = None) -> dict[str, Any]:

@@ -108,10 +108,9 @@ class Stage:
         self.path = path
         self._whole = whole
         self._batches = batches
-        self._ends = np.cumsum([len(batch) for batch in batches], dtype=np.int64)
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return sum(map(len, self._batches))
 
     @cached_property
     def lengths(self) -> Int32Array:
@@ -148,11 +147,6 @@ class Stage:
     def weighted(self) -> bool:
         """Whether any span has a weight other than 1."""
         return any(bool((values_of(batch.column("span_weights")) != 1).any()) for batch in self._batches)
-
-    @cached_property
-    def batches(self) -> list[Examples]:
-        """The batches as they were written, as read-only views."""
-        return [_to_examples(batch) for batch in self._batches]
 
     def copy_ids(self, index: Int32Array, out: Int32Array, at: Int64Array) -> None:
         """Copy the ids of the examples `index` `[E]` into `out` `[T]`, each to the place `at` `[E]`."""
@@ -223,21 +217,3 @@ def _to_batch(examples: Examples, schema: pa.Schema) -> pa.RecordBatch:
     if schema == HASHED_SCHEMA:
         columns.append(bytes_column(examples.digests))
     return pa.RecordBatch.from_arrays([column_of(column) for column in columns], schema=schema)
-
-
-def _to_examples(batch: pa.RecordBatch) -> Examples:
-    spans = batch.column("spans")
-    weights: Float32Array = values_of(batch.column("span_weights"))
-    return Examples(
-        ids=values_of(batch.column("input_ids")),
-        offsets=offsets_of(batch.column("input_ids")),
-        spans=pairs_of(spans),
-        span_offsets=offsets_of(spans),
-        span_weights=weights,
-        rows=view(batch.column("row")),
-        turns=view(batch.column("turns")),
-        source_turns=view(batch.column("source_turn")),
-        digests=bytes_of(batch.column("digest"))
-        if batch.schema == HASHED_SCHEMA
-        else np.zeros((len(batch), 0), np.uint8),
-    )

@@ -23,7 +23,7 @@ import pytest
 
 from premask.cli import run
 from premask.errors import MachineError, UsageError
-from premask.run import local
+from premask.run import local, processes
 from premask.run.items import WorkItem
 from premask.store import atomic
 from premask.store.lock import locked
@@ -184,7 +184,7 @@ def test_workers_without_memory(
         return popen(command, preexec_fn=bound, **options)
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(local.subprocess, "Popen", start)
+        monkeypatch.setattr(processes.subprocess, "Popen", start)
         code = run(small.arguments(inputs, out, "--workers", "2"))
     message = capfd.readouterr().err
     assert code == 3 or (code == 0 and limit > 2**28), message
@@ -712,7 +712,7 @@ def test_nothing_is_unpickled_nor_trusted() -> None:
     sources = {path.relative_to(root).as_posix(): path.read_text() for path in root.rglob("*.py")}
     unpickling = re.compile(r"\bpickle\.loads?\b|Unpickler|allow_pickle|marshal|shelve|joblib|torch\.load|\.recv\(")
     found = {name for name, text in sources.items() if unpickling.search(text)}
-    assert found == {"run/local.py", "run/worker.py"}
+    assert found == {"run/processes.py", "run/server.py", "run/worker.py"}
     trusting = {line.strip() for text in sources.values() for line in text.splitlines() if "trust_remote_code" in line}
     assert all("trust_remote_code=False" in line for line in trusting), trusting
 

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from premask import encoders
+from premask import encoders, verdicts
 from premask.encode import backends
 from premask.encode.admission import Verdict
 from premask.encode.backends import Fastokens
 from premask.encode.encoder import Encoder
-from premask.encoders import choose, remember
+from premask.encoders import choose
 from premask.errors import UsageError
 from premask.prepare import prepare
 from premask.recipe import Recipe
 from premask.run.local import Crew
+from premask.verdicts import remember
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [str(path) for path in sorted((ROOT / "data/samples").iterdir())]
@@ -94,7 +95,7 @@ def test_a_backend_that_lies_while_running_is_given_up(
     monkeypatch.setattr("premask.encode.encoder.AUDIT_EVERY", 1)
     prepare(recipe(), tmp_path / "true", encoder="tokenizers", workers=1)
     encoder = Encoder((TOKENIZER / "tokenizer.json").read_bytes())
-    remember(encoder, "fastokens", Verdict("", 9000))
+    remember(encoder.raw, "fastokens", Verdict("", 9000))
     monkeypatch.setattr(backends, "FAST", {"fastokens": Swapping})
     monkeypatch.setattr(encoders, "SAMPLE", 1)
     notes: list[str] = []
@@ -146,10 +147,25 @@ def test_a_verdict_is_remembered(encoder: Encoder, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_remembered_verdict_is_of_this_version_alone(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    remember(encoder, "fastokens", Verdict("bad"))
+    remember(encoder.raw, "fastokens", Verdict("bad"))
     assert "bad" in choose("auto", encoder, LARGE, list).reason
-    monkeypatch.setattr(encoders, "installed", lambda name: "99.0")
+    monkeypatch.setattr(verdicts, "installed", lambda name: "99.0")
     assert choose("auto", encoder, LARGE, list).name == "fastokens"
+
+
+@pytest.mark.parametrize("asked", ["auto", "fastokens", "tokenizers"])
+@pytest.mark.parametrize("reason", [None, "", "bad"])
+@pytest.mark.parametrize("size", [1000, verdicts.WORTH_LOADING, LARGE])
+def test_what_is_foreseen_is_chosen(encoder: Encoder, asked: str, reason: str | None, size: int) -> None:
+    """Or the reference is foreseen, which costs time alone: where a backend has yet to be examined."""
+    if reason is not None:
+        remember(encoder.raw, "fastokens", Verdict(reason))
+    foreseen = verdicts.foreseen(asked, encoder.raw, size)
+    if asked == "fastokens" and reason == "bad":
+        assert foreseen == "tokenizers"
+        return
+    chosen = choose(asked, encoder, size, list).name
+    assert foreseen == chosen or (foreseen == "tokenizers" and reason is None)
 
 
 def test_texts_of_the_caller_are_examined_too(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +187,7 @@ def test_a_damaged_cache_is_no_cache(encoder: Encoder, own_cache: Path, content:
 def test_a_cache_that_cannot_be_written_is_no_cache(encoder: Encoder, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    remember(encoder, "fastokens", Verdict("", 1))
+    remember(encoder.raw, "fastokens", Verdict("", 1))
     assert choose("auto", encoder, encoders.WORTH_LOADING, list).name == "tokenizers"
 
 
@@ -180,10 +196,10 @@ def test_writers_at_the_same_time(encoder: Encoder, own_cache: Path, tmp_path: P
 from pathlib import Path
 from premask.encode.admission import Verdict
 from premask.encode.encoder import Encoder
-from premask.encoders import remember
+from premask.verdicts import remember
 encoder = Encoder(Path({str(TOKENIZER / "tokenizer.json")!r}).read_bytes())
 for _ in range(200):
-    remember(encoder, "fastokens", Verdict("", 9000))
+    remember(encoder.raw, "fastokens", Verdict("", 9000))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "pipeline")}
     writers = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]

@@ -1,38 +1,25 @@
 """Which encoder gives a run its ids: the fastest that is admitted, where the input is large enough to repay it.
 
-Verdicts (`encode/admission.py`) are kept in the user's cache folder, by a hash of the tokenizer, of both encoders'
-versions and of the rules, so that a tokenizer is examined once; every run compares its own first rows. Verdicts never
-change a byte of a dataset: whoever gives the ids, they are the reference's, or the run goes back to the reference.
+A tokenizer is examined once (`encode/admission.py`, `verdicts.py`); every run compares its own first rows.
 """
 
-import hashlib
-import os
-import sys
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import orjson
 
-from premask.encode.admission import RULES, Verdict, examine, why_unfit
+from premask.encode.admission import Verdict, examine, why_unfit
 from premask.encode.backends import BACKENDS, FAST, REFERENCE, installed
 from premask.encode.encoder import Encoder
-from premask.errors import MachineError, UsageError
+from premask.errors import UsageError
 from premask.intake import Input
 from premask.mask.masker import Masker
 from premask.read import Conversation, convert, first_rows
 from premask.render.forms import adapt
-from premask.store.atomic import write_json
-
-AUTO = "auto"
-
-WORTH_LOADING = 4 * 2**20
-"""Bytes of sources from which a backend that was admitted before repays its loading (half a second)."""
+from premask.verdicts import AUTO, WORTH_LOADING, recall, remember
 
 WORTH_EXAMINING = 16 * 2**20
-"""Bytes of sources from which it repays an examination too (two seconds)."""
-
+"""Bytes of sources from which a backend repays its examination too (two seconds)."""
 
 SAMPLE = 500
 """Rows of the caller's that are part of an examination."""
@@ -104,32 +91,10 @@ def _verdict(encoder: Encoder, name: str, sample: Callable[[], Sequence[str]]) -
     if known is not None:
         return known
     verdict = examine(encoder, name, sample())
-    remember(encoder, name, verdict)
+    remember(encoder.raw, name, verdict)
     return verdict
-
-
-def remember(encoder: Encoder, name: str, verdict: Verdict) -> None:
-    """Keep a verdict for later runs, also one that an audit overturned. A cache that cannot be written is none."""
-    try:
-        write_json(_place(encoder, name), {"reason": verdict.reason, "texts": verdict.texts}, durable=False)
-    except (OSError, RuntimeError, MachineError):  # no home at all is a RuntimeError
-        return
 
 
 def _remembered(encoder: Encoder, name: str) -> Verdict | None:
     unfit = why_unfit(encoder)
-    if unfit:
-        return Verdict(unfit)
-    try:
-        known = orjson.loads(_place(encoder, name).read_bytes())
-        return Verdict(str(known["reason"]), int(known["texts"]))
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _place(encoder: Encoder, name: str) -> Path:
-    """Where the verdict on a backend lies: named by all that it depends on."""
-    versions = [name, installed(name), installed(REFERENCE), RULES, unicodedata.unidata_version, sys.platform]
-    digest = hashlib.sha256(orjson.dumps(versions) + encoder.raw).hexdigest()
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "premask" / "encoders" / f"{digest}.json"
+    return Verdict(unfit) if unfit else recall(encoder.raw, name)

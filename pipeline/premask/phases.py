@@ -14,15 +14,16 @@ from premask.encode.admission import Verdict
 from premask.encode.backends import REFERENCE, BackendDiffers
 from premask.encode.encoder import Encoder
 from premask.encode.files import TokenizerFiles
-from premask.encoders import Choice, remember
+from premask.encoders import Choice
 from premask.intake import Input, Sliced, slices_of
 from premask.maskers import templating_of
+from premask.opening import make_ready
 from premask.pack.plan import Plan
 from premask.recipe import Recipe
 from premask.run.items import WorkItem
 from premask.run.local import Crew
 from premask.show.progress import Progress
-from premask.steps import build_shard, cut_source, make_ready, mask_partition
+from premask.steps import build_shard, cut_source, mask_partition
 from premask.store.atomic import Written, flushing
 from premask.store.claim import WORK
 from premask.store.layout import shard_path, write_layout
@@ -30,6 +31,7 @@ from premask.store.plan_file import PLAN, write_plan
 from premask.store.receipts import finished, write_receipt
 from premask.store.shards import ShardEntry
 from premask.store.stage import StageFiles
+from premask.verdicts import remember
 
 MADE_AGAIN = Choice(REFERENCE, "made again, to be compared")
 
@@ -119,8 +121,8 @@ class Run:
         return known
 
 
-def opening(recipe: Recipe, files: TokenizerFiles) -> WorkItem:
-    """The work of making a worker ready for the partitions of a recipe's first source."""
+def opening(recipe: Recipe, files: TokenizerFiles, encoder: str, size: int) -> WorkItem:
+    """The work of loading what the partitions of a recipe's first source need, of `size` bytes all told."""
     return WorkItem(
         name="set-up",
         function=make_ready,
@@ -128,6 +130,8 @@ def opening(recipe: Recipe, files: TokenizerFiles) -> WorkItem:
             "recipe": recipe.masking(0).resolved(),
             "tokenizer": str(files.folder),
             "templating": templating_of(recipe, files),
+            "encoder": encoder,
+            "size": size,
         },
     )
 
@@ -165,8 +169,9 @@ def mask_partitions(run: Run, slices: Mapping[int, Sliced]) -> dict[int, dict[st
     except BackendDiffers as error:
         run.made.backend, run.made.differed = REFERENCE, str(error)
         run.progress.note(f"{error}: all partitions are masked again by {REFERENCE}; please report this tokenizer")
-        remember(Encoder(run.files.tokenizer_json), run.encoder.name, Verdict(f"it differed while it ran: {error}"))
+        remember(Encoder(run.files.tokenizer_json).raw, run.encoder.name, Verdict(f"it differed while it ran: {error}"))
         results = _mask_partitions(run, slices)
+    run.made.stages.update(run.crew.opened() or {})
     run.made.audited = sum(result["audited"] for result in results.values())
     return results
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from premask.encode.files import load_tokenizer_files
-from premask.encoders import AUTO, choose, rendered_sample, require_known
+from premask.encoders import choose, rendered_sample, require_known
 from premask.errors import DataError
 from premask.intake import Input, Sliced, identity_with, in_order, inputs_of, require_unchanged
 from premask.mask.lints import warnings
@@ -42,6 +42,7 @@ from premask.store.manifest import MANIFEST, read_manifest, write_manifest
 from premask.store.sealed import write_sealed
 from premask.store.shards import features
 from premask.store.stage import StageFiles
+from premask.verdicts import AUTO
 
 SHARD_TOKENS = 2**21
 """Tokens of a shard, about: 25 MB."""
@@ -75,13 +76,14 @@ def prepare(
     require_known(encoder)
     check_filters(recipe)
     inputs = inputs_of(recipe)
+    size = sum(each.source.size for each in inputs)
     files = load_tokenizer_files(recipe.tokenizer)
     refuse_strangers(folder)
-    workers = workers or _crew(inputs)
+    workers = workers or max(1, min(usable_cores(), size // WORKER_BYTES))
     with locked(folder) as lock, Crew(workers, (lock,)) as crew:
         if fresh or not (folder / MANIFEST).exists():
             parts = sum(-(-each.source.size // PARTITION_BYTES) for each in inputs)  # about
-            crew.start(opening(recipe, files), parts)  # they load while we do, and take checksums
+            crew.start(opening(recipe, files, encoder, size), parts)  # it loads while we do, and take checksums
         maskers = [masker_of(masking, files) for masking in maskings(recipe)]  # fails now where they are wrong
         _say_of_templates(maskers, progress)
         recipe, inputs, digests = in_order(recipe, inputs, _digests(inputs, workers, progress))
@@ -96,7 +98,6 @@ def prepare(
             claim(folder, begun, fresh)
             identity = identity_with(begun, inputs)
             remove_leftovers(folder)
-            size = sum(each.source.size for each in inputs)
             chosen = choose(encoder, maskers[0].encoder, size, lambda: rendered_sample(maskers[0], inputs))
             run = Run(recipe, inputs, files, folder, crew, progress, identity, sizes, chosen)
             manifest = run_phases(run, description, strict)
@@ -153,11 +154,6 @@ def plan_packs(run: Run, slices: Sequence[Sliced], results: Sequence[Mapping[str
     except DataError:  # a source has nothing to give: its rejected rows say why
         write_rejected(run, slices, results, lambda partition: ())
         raise
-
-
-def _crew(inputs: Sequence[Input]) -> int:
-    """How many workers are worth starting."""
-    return max(1, min(usable_cores(), sum(each.source.size for each in inputs) // WORKER_BYTES))
 
 
 def _digests(inputs: Sequence[Input], workers: int, progress: Progress) -> list[dict[str, Any]]:

@@ -58,9 +58,6 @@ Step = dict[str, Any]
 _ROOM = Room()
 """Of this process, for its shards one after the other."""
 
-_UNTOLD: dict[str, float] = {}
-"""Seconds by stage that this process took to get ready: its first partition tells them."""
-
 
 def digest_source(path: str) -> Step:
     """SHA-256 and size of a source."""
@@ -80,13 +77,6 @@ def cut_source(source: dict[str, Any], folder: str, piece_bytes: int, identity: 
 
     cut_into_lines(Source(**{**source, "path": place_of(source["path"])}), write_piece, piece_bytes)
     return {"written": _entries(written), "result": {"pieces": [[str(w.path), w.size] for w in written]}}
-
-
-def make_ready(recipe: dict[str, Any], tokenizer: str, templating: dict[str, Any]) -> None:
-    """Load what `mask_partition` needs, with the same arguments, into this process."""
-    with spent() as seconds:
-        masker_for(orjson.dumps(recipe).decode(), tokenizer, orjson.dumps(templating).decode())
-    _UNTOLD.update(seconds)
 
 
 def mask_partition(
@@ -130,7 +120,6 @@ def mask_partition(
         written.append(_write_rejects(Path(rejects), masking.rejected))
     reasons = Counter(why.reason for why in masking.rejected.values())
     counted = {"counts": dict(masking.counts), "rejected": dict(reasons), "audited": own.audited - audited}
-    seconds = {name: _UNTOLD.pop(name, 0.0) + seconds.get(name, 0.0) for name in {**_UNTOLD, **seconds}}
     return {"written": _entries(written), "result": {**counted, "seconds": seconds}}
 
 

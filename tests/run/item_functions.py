@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,26 +19,46 @@ class Unsendable(DataError):
 
 
 def square(number: int) -> dict[str, int]:
-    return {"square": number * number, "pid": os.getpid()}
+    return {"square": number * number, "pid": os.getpid(), "parent": os.getppid()}
 
 
 _KNOWN: list[str] = []
 
 
-def remember(text: str) -> None:
+def remember(text: str, folder: str) -> str:
+    begin(folder, "remember")
     _KNOWN.append(text)
+    return text
 
 
 def remembered() -> str:
     return _KNOWN[-1]
 
 
-def slow_at_first(folder: str, seconds: float) -> None:
-    """Slow in all processes but the first that comes."""
-    try:
-        (Path(folder) / "first").touch(exist_ok=False)
-    except FileExistsError:
-        time.sleep(seconds)
+_THREADS: list[threading.Thread] = []
+
+
+def keep_a_thread() -> int:
+    _THREADS.append(threading.Thread(target=time.sleep, args=(60,), daemon=True))
+    _THREADS[0].start()
+    return threads_kept()
+
+
+def end_a_thread() -> None:
+    _THREADS.append(threading.Thread(target=time.sleep, args=(0.01,)))
+    _THREADS[0].start()
+    _THREADS[0].join()
+
+
+def threads_kept() -> int:
+    return len(_THREADS)
+
+
+def forbid_forks() -> None:
+    def fail() -> NoReturn:
+        raise OSError(errno.EAGAIN, "no more processes")
+
+    os.fork = fail
 
 
 def environment(name: str) -> str | None:

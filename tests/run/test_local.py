@@ -40,6 +40,10 @@ def alive(pid: int) -> bool:
         return False
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -182,17 +186,22 @@ def test_workers_stay_from_one_batch_of_items_to_the_next() -> None:
     assert again <= first and len(first) == 2 and os.getpid() not in first
 
 
-def test_workers_begin_with_what_makes_them_ready(tmp_path: Path) -> None:
+def test_what_makes_workers_ready_happens_once_for_all(tmp_path: Path) -> None:
     with Crew(2) as crew:
-        crew.start(make("opening", "remember", text="ready"), 4)
+        crew.start(make("opening", "remember", text="ready", folder=str(tmp_path)), 4)
         assert crew.perform([make(str(n), "remembered") for n in range(4)]) == {str(n): "ready" for n in range(4)}
+        assert len({result["pid"] for result in crew.perform(squares(6)).values()}) == 2
+        assert crew.opened() == "ready"
+        assert crew.opened() == "ready"
+    assert len(list(tmp_path.glob("remember.*"))) == 1
 
 
-@pytest.mark.parametrize(("size", "items", "started"), [(1, 9, 0), (3, 1, 0), (3, 0, 0), (3, 2, 2), (2, 9, 2)])
-def test_no_more_workers_are_started_than_there_is_work_for(size: int, items: int, started: int) -> None:
+@pytest.mark.parametrize(("size", "items", "started"), [(1, 9, False), (3, 1, False), (3, 0, False), (3, 2, True)])
+def test_nothing_is_made_ready_where_no_worker_is_needed(tmp_path: Path, size: int, items: int, started: bool) -> None:
     with Crew(size) as crew:
-        crew.start(make("opening", "remember", text="ready"), items)
-        assert len(crew.workers) == started
+        crew.start(make("opening", "remember", text="ready", folder=str(tmp_path)), items)
+        assert crew.opened() == ("ready" if started else None)
+    assert any(tmp_path.iterdir()) == started
 
 
 @pytest.mark.parametrize("opening", [make("opening", "data_error", text="x"), make("opening", "leave", code=7)])
@@ -200,15 +209,43 @@ def test_an_opening_that_fails_fails_nothing_else(opening: WorkItem) -> None:
     with Crew(2) as crew:
         crew.start(opening, 4)
         results = crew.perform(squares(4))
+        assert crew.opened() is None
     assert [results[f"item {n}"]["square"] for n in range(4)] == [0, 1, 4, 9]
 
 
-def test_nobody_waits_for_an_opening_that_is_not_needed(tmp_path: Path) -> None:
-    began = time.monotonic()
+def test_a_server_with_another_thread_starts_workers_that_load_for_themselves() -> None:
     with Crew(2) as crew:
-        crew.start(make("opening", "slow_at_first", folder=str(tmp_path), seconds=30.0), 3)
-        assert len(crew.perform(squares(3))) == 3
-    assert time.monotonic() - began < 20
+        crew.start(make("opening", "keep_a_thread"), 4)
+        assert crew.perform([make(str(n), "threads_kept") for n in range(2)]) == {"0": 0, "1": 0}
+        assert crew.opened() == 1
+
+
+def test_a_thread_of_the_opening_that_has_ended_is_none() -> None:
+    with Crew(2) as crew:
+        crew.start(make("opening", "end_a_thread"), 4)
+        assert crew.perform([make(str(n), "threads_kept") for n in range(2)]) == {"0": 1, "1": 1}
+
+
+def test_workers_of_a_killed_server_are_replaced(tmp_path: Path) -> None:
+    items = [make(name, "slow", folder=str(tmp_path), name=name, seconds=1.0) for name in ("a", "b")]
+
+    def kill(item: WorkItem, result: Any) -> None:
+        if item.name == "item 0":
+            os.kill(result["parent"], signal.SIGKILL)
+
+    with Crew(2) as crew:
+        results = crew.perform([*squares(1), *items], kill)
+        assert (results["a"], results["b"]) == ("a", "b")
+        again = crew.perform(squares(4))
+    assert [again[f"item {n}"]["square"] for n in range(4)] == [0, 1, 4, 9]
+    assert not list(tmp_path.glob("temporary-*"))
+
+
+def test_a_worker_that_cannot_be_forked(tmp_path: Path) -> None:
+    with Crew(2) as crew:
+        crew.start(make("opening", "forbid_forks"), 2)
+        with pytest.raises(MachineError, match=r"item 0: its worker died 3 times, the last one could not be started"):
+            crew.perform(squares(2))
 
 
 # --- deaths ---------------------------------------------------------------------------------------------------------
@@ -288,6 +325,8 @@ def test_no_worker_outlives_its_driver(tmp_path: Path, number: signal.Signals, c
         started = [tmp_path / f"{name}.1" for name in "abc"]
         assert eventually(lambda: all(path.exists() and path.read_text() for path in started))
         pids = [int(path.read_text()) for path in tmp_path.glob("*.1")]
+        pids += [parent_of(pid) for pid in pids]
+        assert driver.pid not in pids
         assert all(alive(int(path.read_text())) for path in started)
         os.kill(driver.pid, number)
         assert driver.wait(20) == code

@@ -82,8 +82,8 @@ class Arena:
         return process.returncode
 
     def _kill_now(self, process: "subprocess.Popen[bytes]", victim: str) -> None:
-        """SIGKILL to the driver, to one worker, or to all of them."""
-        workers = _children(process.pid)
+        """SIGKILL to the driver, to one worker or the server that forks them, or to all of them."""
+        workers = _descendants(process.pid)
         chosen = {"self": self.rng.sample(workers, min(1, len(workers))), "driver": [], "all": workers}[victim]
         role = "driver and workers" if victim == "all" else "worker" if chosen else "driver"
         phase = self.folder / "spec" / "phase"
@@ -162,11 +162,12 @@ class Arena:
         print(text, file=sys.stderr, flush=True)
 
 
-def _children(pid: int) -> list[int]:
+def _descendants(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+    return children + [each for child in children for each in _descendants(child)]
 
 
 def run(folder: Path, kills: int, seed: int, rows: int = 24) -> Tally:

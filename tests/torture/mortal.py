@@ -1,8 +1,9 @@
 """premask as it is, in processes that can be killed at a chosen instant: `python mortal.py SPEC driver ARGUMENT...`
 
-Nothing in premask knows of this. The wrapper replaces a few functions of the process that it runs, driver or worker, by
-ones that count an event before going on: a write, a flush, just before and just after a rename, a removal, a process
-that starts. At the events whose numbers the spec names, SIGKILL goes to the process itself, to its driver, or to all.
+Nothing in premask knows of this. The wrapper replaces a few functions of the process that it runs, the driver or the
+server that forks workers, by ones that count an event before going on: a write, a flush, just before and just after a
+rename, a removal, a process that starts. At the events whose numbers the spec names, SIGKILL goes to the process
+itself, to its driver, or to all.
 """
 
 import fcntl
@@ -39,6 +40,10 @@ class Mortal:
         self.spec: dict[str, Any] = json.loads(Path(spec_path).read_text())
         self.role, self.driver, self.phase = role, driver, "start"
         self.folder = Path(spec_path).parent
+        self.enlist()
+
+    def enlist(self) -> None:
+        """Note this process among those that may be killed."""
         with (self.folder / "pids").open("a") as file:
             file.write(f"{os.getpid()}\n")
 
@@ -109,7 +114,7 @@ def drive(spec: str, arguments: list[str]) -> int:
     """The driver: the command line, with workers that are as mortal."""
     small.shrink()
     from premask import cli
-    from premask.run import local
+    from premask.run import processes
     from premask.show import progress
 
     mortal = Mortal(spec, "driver", os.getpid())
@@ -117,33 +122,39 @@ def drive(spec: str, arguments: list[str]) -> int:
     popen = subprocess.Popen
 
     def start(command: list[str], **options: Any) -> Any:
-        mortal.event("starting a worker")
-        return popen([sys.executable, __file__, spec, "worker", *command[-2:]], **options)
+        mortal.event("starting the server")
+        return popen([sys.executable, __file__, spec, "server", *command[-2:]], **options)
 
-    setattr(local.subprocess, "Popen", start)  # noqa: B010
+    setattr(processes.subprocess, "Popen", start)  # noqa: B010
     setattr(progress.SilentProgress, "phase", lambda self, name, *_: mortal.enter(name))  # noqa: B010
     return cli.run(arguments)
 
 
-def work(spec: str, arguments: list[str]) -> None:
-    """A worker."""
-    from premask.run import items, worker
+def serve(spec: str, arguments: list[str]) -> None:
+    """The server, and the workers that it forks."""
+    from premask.run import items, server
 
-    mortal = Mortal(spec, "worker", int(arguments[1]))
+    mortal = Mortal(spec, "server", int(arguments[1]))
     perform = items.WorkItem.perform
 
     def performed(self: items.WorkItem) -> Any:
         mortal.phase = self.name.split()[0]
         return perform(self)
 
+    def forked() -> None:
+        mortal.role = "worker"
+        mortal.enlist()
+
     setattr(items.WorkItem, "perform", performed)  # noqa: B010
     install(mortal)
+    _before(mortal, os, "fork", lambda *_: "starting a worker")
+    os.register_at_fork(after_in_child=forked)
     sys.argv[1:] = arguments
-    worker.main()
+    server.main()
 
 
 if __name__ == "__main__":
     spec, role, *rest = sys.argv[1:]
     if role == "driver":
         sys.exit(drive(spec, rest))
-    work(spec, rest)
+    serve(spec, rest)

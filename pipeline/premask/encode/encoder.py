@@ -84,9 +84,7 @@ class Encoder:
     """A tokenizer, loaded from the bytes of its `tokenizer.json`; never adds special tokens of its own."""
 
     def __init__(self, tokenizer_json: bytes) -> None:
-        spec: dict[str, Any] = orjson.loads(tokenizer_json)
-        # Nothing is cut, padded or added, so a post-processor could only trim spaces off the offsets.
-        self.spec = {**spec, "truncation": None, "padding": None, "post_processor": None}
+        self.spec = bare(tokenizer_json)
         self.raw = orjson.dumps(self.spec)
         self._tokenizer = _loaded(self.raw)
         declared = self.spec.get("added_tokens") or []
@@ -110,10 +108,13 @@ class Encoder:
         self.audited = 0
         """Rows of a fast backend that the reference encoded again, and found to be the same."""
 
-    def use(self, backend: str) -> None:
-        """Take the ids from a backend, one of `backends.BACKENDS`. Byte-level tokenizers only; UsageError as `load`."""
+    def use(self, backend: str, loaded: Backend | None = None) -> None:
+        """Take the ids from a backend, one of `backends.BACKENDS`: the one that is `loaded` for `raw`, or a new one.
+
+        Byte-level tokenizers only; UsageError as `load`.
+        """
         if backend != self.backend:
-            self._fast = None if backend == REFERENCE else load(backend, self.raw)
+            self._fast = None if backend == REFERENCE else loaded or load(backend, self.raw)
             self.backend = backend
 
     def _own_vocabulary(self) -> dict[str, int]:
@@ -262,6 +263,12 @@ class Encoder:
         if self.byte_level:
             return self._spelt.join(np.array(ids, np.int32))
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=False)).encode()
+
+
+def bare(tokenizer_json: bytes) -> dict[str, Any]:
+    """A `tokenizer.json` that cuts, pads and adds nothing; a post-processor could only trim spaces off the offsets."""
+    spec: dict[str, Any] = orjson.loads(tokenizer_json)
+    return {**spec, "truncation": None, "padding": None, "post_processor": None}
 
 
 def _loaded(spec: bytes) -> Tokenizer:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from premask.errors import UsageError
@@ -22,6 +21,8 @@ def script_shares(texts: Sequence[str], script: str) -> NDArray[np.float64]:
 
     UsageError for a script that Unicode does not have.
     """
+    import pyarrow.compute as pc  # here: it takes a tenth of a second, and few recipes ask for scripts
+
     check_script(script)
     column = pa.array(texts, pa.large_string())
     own = pc.utf8_length(pc.replace_substring_regex(column, rf"[^\p{{{script}}}]+", ""))
@@ -32,6 +33,8 @@ def script_shares(texts: Sequence[str], script: str) -> NDArray[np.float64]:
 
 def check_script(script: str) -> None:
     """UsageError unless Unicode has a script of that name."""
+    import pyarrow.compute as pc
+
     try:
         if not re.fullmatch(r"Yi|[A-Z][A-Za-z_]{2,}", script):  # shorter ones name categories of characters
             raise pa.ArrowInvalid(script)

@@ -1,8 +1,8 @@
-"""The worker's side of the local executor: `python -m premask.run.worker FD DRIVER`.
+"""A worker: receives an item, performs it, sends `("done", result)` or `("failed", error)`, until the driver hangs up.
 
-FD is the worker's end of a socket pair, DRIVER the process that holds the other end. A worker receives an item,
-performs it, sends `("done", result)` or `("failed", error)`, and so on until the driver hangs up. It never outlives its
-driver: an idle worker reads the end of the socket, and a busy one looks twice a second whether its parent is there.
+It is forked by a server (`server.py`) or, where that cannot be, started as `python -P -m premask.run.worker FD PARENT`.
+It outlives neither its driver nor its parent: an idle worker reads the end of the socket, and a busy one looks twice a
+second whether its parent is there, which in turn looks for the driver.
 """
 
 import os
@@ -57,15 +57,15 @@ def _end(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signum)  # unwinds: what is half written is removed
 
 
-def _leave_with(driver: int) -> NoReturn:
-    while os.getppid() == driver:
+def _leave_with(parent: int) -> NoReturn:
+    while os.getppid() == parent:
         time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE)
     os._exit(1)
 
 
-def _bound_memory() -> None:
+def bound_memory() -> None:
     """No single worker gets more memory than the machine has: it shall fail alone, and say so, before others suffer."""
     with suppress(OSError, ValueError):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -74,15 +74,25 @@ def _bound_memory() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
 
 
+def work(descriptor: int, parent: int) -> int:
+    """Serve on the worker's end of a socket pair, in a process of its own whose parent is given; its exit code."""
+    try:
+        os.set_inheritable(descriptor, False)
+        signal.signal(signal.SIGTERM, _end)
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+        serve(Connection(descriptor))
+    except SystemExit as error:
+        return int(error.code or 0)
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
 def main() -> None:
-    """Serve the driver named on the command line."""
-    descriptor, driver = map(int, sys.argv[1:])
-    os.set_inheritable(descriptor, False)
-    _bound_memory()
-    signal.signal(signal.SIGTERM, _end)
-    threading.Thread(target=_leave_with, args=(driver,), daemon=True).start()
-    serve(Connection(descriptor))
-    os._exit(0)  # nothing is left to do, and freeing all objects one by one takes its time
+    """Serve on the descriptor, with the parent, that the command line names."""
+    descriptor, parent = map(int, sys.argv[1:])
+    bound_memory()
+    os._exit(work(descriptor, parent))  # nothing is left to do, and freeing all objects one by one takes its time
 
 
 if __name__ == "__main__":

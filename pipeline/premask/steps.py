@@ -37,11 +37,10 @@ from premask.read import (
     Shape,
     Source,
     columns_of,
-    convert,
     cut_into_lines,
     digest_file,
-    parse,
     place_of,
+    read_conversations,
     read_partition,
     size_of,
 )
@@ -211,8 +210,7 @@ class _Masking:
     def examples(self, first: int, raws: Sequence[Raw]) -> Examples:
         """One batch of rows, the first of which has the number `first`; notes every row that is rejected, and why."""
         with clocked("parse"):
-            read = self._read(first, raws)
-            conversations, rows = list(read.values()), np.array(list(read), np.int64)
+            conversations, rows = self._read(first, raws)
         sizes = np.array([len(raw) if isinstance(raw, bytes) else math.inf for raw in raws])
         with clocked("mask"):
             fitted = fit(self.masker.mask, conversations, sizes[rows - first], self._limits())
@@ -227,23 +225,19 @@ class _Masking:
                 digests = _digests(conversations, fitted.examples.rows)
         return replace(fitted.examples, rows=rows[fitted.examples.rows], digests=digests)
 
-    def _read(self, first: int, raws: Sequence[Raw]) -> dict[int, Conversation]:
-        """The conversations of a batch that are to be masked, by their number."""
-        found: dict[int, Conversation] = {}
-        for number, raw in enumerate(raws, first):
-            row = parse(raw)
-            result = convert(self.format, row, self.shape) if type(row) is dict else row
-            if type(result) is Conversation:
-                found[number] = result
-            elif type(result) is Rejected:
-                self.rejected[number] = result
-        if self.recipe.filters.scripts:
-            strangers = written_otherwise([text_of(c) for c in found.values()], self.recipe.filters.scripts)
-            for number, why in zip(list(found), strangers, strict=True):
-                if why:
-                    self.rejected[number] = Rejected("filtered_script", why)
-                    del found[number]
-        return found
+    def _read(self, first: int, raws: Sequence[Raw]) -> tuple[Sequence[Conversation], Int64Array]:
+        """The conversations of a batch that are to be masked, and their numbers."""
+        numbers, conversations, rejected = read_conversations(self.format, raws, self.shape)
+        self.rejected.update({first + number: why for number, why in rejected.items()})
+        rows = first + np.array(numbers, np.int64)
+        if not self.recipe.filters.scripts:
+            return conversations, rows
+        strangers = written_otherwise([text_of(c) for c in conversations], self.recipe.filters.scripts)
+        self.rejected.update(
+            {row: Rejected("filtered_script", why) for row, why in zip(rows.tolist(), strangers, strict=True) if why}
+        )
+        kept = [place for place, why in enumerate(strangers) if not why]
+        return [conversations[place] for place in kept], rows[kept]
 
     def _limits(self) -> Limits:
         known = self.masker.encoder.bytes_per_token if self.recipe.mask != "generation" else None

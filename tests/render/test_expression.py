@@ -86,6 +86,17 @@ def test_a_fill_shares_what_its_pieces_have_in_common(several, values):
     assert compile_fill(several)(values) == ("".join(expected), tuple(len(e.encode()) for e in expected))
 
 
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(expressions, max_size=3), st.lists(strings, max_size=2), fields, fields)
+def test_a_fill_asks_before_it_fills(questions, several, values, others):
+    guards = {question: evaluate(question, values) for question in questions}
+    expected = "".join(evaluate(e, others) for e in several)
+    assume(not re.search("[\ud800-\udfff]", expected))
+    filled = compile_fill(several, guards)(others)
+    same = all(evaluate(question, others) == answer for question, answer in guards.items())
+    assert (filled and filled[0]) == (expected if same else None)
+
+
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(expressions, max_size=4))
 def test_source_holds_no_constant(several):

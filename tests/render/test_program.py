@@ -1,4 +1,5 @@
 import datetime
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -110,8 +111,8 @@ def test_a_wrong_replay_stops_the_run(chat, monkeypatch):
     monkeypatch.setattr(module, "AUDIT_EVERY", 4)
     program = make("{{ messages[0].content }}")
     program.render([chat("a")])
-    (node,) = program.trees.values()
-    node.leaf = module.Leaf(lambda fields: ("wrong", ()), np.array([5, 1]), 0)
+    (tree,) = program.trees.values()
+    tree.hot = [module.Leaf(lambda fields: ("wrong", ()), np.array([5, 1]), 0)]
     program.render([chat("b"), chat("c")])
     with pytest.raises(AssertionError, match="bug in premask"):
         program.render([chat("d")])
@@ -121,8 +122,9 @@ def test_an_audit_notices_that_the_template_refuses(chat, monkeypatch):
     monkeypatch.setattr(module, "AUDIT_EVERY", 2)
     program = make("{{ raise_exception('no') if 'x' in messages[0].content }}{{ messages[0].content }}")
     program.render([chat("a")])
-    (node,) = program.trees.values()
-    program.trees = {key: next(iter(node.branches.values())) for key in program.trees}  # the question is lost
+    (tree,) = program.trees.values()
+    tree.hot, (tree.root,) = [], tree.root.branches.values()  # the question is lost
+    tree.root.leaf = replace(tree.root.leaf, fill=lambda fields: (fields[0], (len(fields[0]),)))
     with pytest.raises(AssertionError, match="bug in premask"):
         program.render([chat("x")])
 
@@ -159,6 +161,31 @@ def test_order_does_not_matter(chat):
     forwards, backwards = make(LINES), make(LINES)
     assert forwards.render(rows).texts == backwards.render(rows[::-1]).texts[::-1]
     assert forwards.leaves == backwards.leaves
+
+
+@pytest.mark.parametrize("hot", [0, 1, 4])
+def test_rows_of_many_paths_are_the_same_however_many_leaves_are_tried_first(oracle, chat, monkeypatch, hot):
+    monkeypatch.setattr("premask.render.tree.HOT", hot)
+    beside = oracle(LINES)
+    rows = [chat(a, b, c) for a in ("a", " a", "") for b in ("ab", "b") for c in ("a\u00e9", "\u00e9 ")]
+    assert beside.check(rows + rows[::-1]) == {}
+    assert beside.program.leaves == 8
+    (tree,) = beside.program.trees.values()
+    assert len(tree.hot) == hot
+
+
+def test_leaves_give_nothing_for_rows_of_other_paths(chat):
+    program = make(LINES)
+    program.render([chat("a"), chat("b")])
+    first, second = next(iter(program.trees.values())).hot
+    assert (first.fill(["ax"]), second.fill(["ax"])) == (("A:ax\n", (2,)), None)
+    assert (first.fill(["bx"]), second.fill(["bx"])) == (None, ("bx\n", (2,)))
+
+
+def test_an_answer_that_does_not_equal_itself(oracle, chat):
+    """Not a number: no row ever takes the path of another, nor its own again."""
+    beside = oracle("{{ '<' if messages[0].content|float(1.0) < 1.0 else '>' }}{{ messages[0].content|float }}")
+    assert beside.check([chat("nan"), chat("0.5"), chat("nan"), chat("2")]) == {}
 
 
 def test_nested_values_of_other_structure_take_other_paths(oracle):

@@ -13,7 +13,7 @@ from premask.mask.choices import Path
 from premask.mask.controls import Places
 from premask.mask.search import Intervals
 from premask.mask.spans import ByteSpans
-from premask.read import Conversation
+from premask.read import Conversation, Conversations
 from premask.render.program import Rendered
 
 
@@ -73,9 +73,10 @@ class Columns:
         rows, at = self._spread([len(path.starts) for path in paths])
         messages = _joined([path.messages for path in paths])[at]
         weights = np.concatenate([np.zeros(0, bool), *(path.default for path in paths)])[at].astype(np.float32)
-        for row in (n for n, conversation in enumerate(conversations) if conversation.weights is not None):
-            own = slice(*np.searchsorted(rows, (row, row + 1)))
-            weights[own] = _stated(conversations[row].weights or [], messages[own], weights[own])
+        for row, conversation in Conversations.of(conversations).others.items():
+            if conversation.weights is not None:
+                own = slice(*np.searchsorted(rows, (row, row + 1)))
+                weights[own] = _stated(conversation.weights, messages[own], weights[own])
         kept = weights != 0
         rows, at, weights = rows[kept], at[kept], weights[kept]
         first = self._first[rows]

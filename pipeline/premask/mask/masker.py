@@ -33,7 +33,7 @@ from premask.mask.spans import TokenSpans, to_tokens
 from premask.mask.turns import Turns, find_turns
 from premask.mask.whole import TEMPLATE, whole_turn
 from premask.mask.written import refuse_forged_names
-from premask.read import Conversation
+from premask.read import Conversation, Conversations
 from premask.render.forms import adapt, discover_forms
 from premask.render.program import Failure, Program, Rendered, Rendering
 from premask.render.shape import field_paths
@@ -96,12 +96,13 @@ class Masker:
 
     def mask(self, conversations: Sequence[Conversation]) -> Masked:
         """Render, encode and mask a batch."""
-        if self.with_tools is None:
-            return self._masked(conversations)
+        batch = Conversations.of(conversations)
+        if self.with_tools is None or all(conversation.tools is None for conversation in batch.others.values()):
+            return self._masked(batch)
         parts = []
         for masker, has_tools in ((self, False), (self.with_tools, True)):
-            places = [n for n, c in enumerate(conversations) if (c.tools is not None) is has_tools]
-            parts.append((places, masker._masked([conversations[n] for n in places])))
+            places = [n for n, c in enumerate(batch) if (c.tools is not None) is has_tools]
+            parts.append((places, masker._masked([batch[n] for n in places])))
         return merged(parts)
 
     def _masked(self, conversations: Sequence[Conversation]) -> Masked:
@@ -135,12 +136,15 @@ class Masker:
 
     def _render(self, conversations: Sequence[Conversation]) -> Rendered[Path]:
         """Render a batch, of conversations or of texts that are trained whole: no source holds both."""
-        whole = {conversation.whole for conversation in conversations}
-        if whole == {True}:
-            return self.whole.render(conversations)
+        batch, forms = Conversations.of(conversations), self.grammar.forms
+        whole = {conversation.whole for conversation in batch.others.values()}
+        if whole == {True} and len(batch.others) == len(batch):
+            return self.whole.render(batch)
         if True in whole:
             raise AssertionError("bug in premask: texts and conversations in one batch")
-        return self.program.render([adapt(c, self.grammar.forms) for c in conversations])
+        if not forms.strings:
+            batch = Conversations.of(list(batch))
+        return self.program.render(batch.mapped(lambda conversation: adapt(conversation, forms)))
 
     def explain(self, conversation: Conversation) -> Explanation:
         """One conversation, with the reason for every stretch of its text."""

@@ -1,7 +1,9 @@
 """Sources to conversations: files, partitions, rows, shapes, and the rows that are rejected."""
 
+from premask.read.bulk import read_conversations as read_conversations
 from premask.read.conversation import REASONS as REASONS
 from premask.read.conversation import Conversation as Conversation
+from premask.read.conversation import Conversations as Conversations
 from premask.read.conversation import Message as Message
 from premask.read.conversation import Rejected as Rejected
 from premask.read.conversation import plain_of as plain_of

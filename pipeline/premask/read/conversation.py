@@ -5,9 +5,10 @@ that was not there would change what a chat template renders. Cost of a digest: 
 SHA-256, which processors have an instruction for (BLAKE2b took three times as long).
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args, overload
 
 import orjson
 
@@ -73,6 +74,47 @@ class Conversation:
         if self.whole:
             values.append(True)
         return sha256(orjson.dumps(values, option=orjson.OPT_SORT_KEYS)).digest()[:16]
+
+
+class Conversations(Sequence[Conversation]):
+    """The conversations of a batch. Plain ones, nearly all there are, are objects only while somebody looks at them.
+
+    `plain` `[N]` has roles and texts where these are all that a row says; `others` has the other rows, by number.
+    """
+
+    def __init__(self, plain: Sequence[Plain | None], others: Mapping[int, Conversation]) -> None:
+        self.plain = plain
+        self.others = others
+
+    @classmethod
+    def of(cls, conversations: Sequence[Conversation]) -> "Conversations":
+        """Conversations as a batch; itself where it is one."""
+        if isinstance(conversations, cls):
+            return conversations
+        return cls([None] * len(conversations), dict(enumerate(conversations)))
+
+    def __len__(self) -> int:
+        return len(self.plain)
+
+    @overload
+    def __getitem__(self, number: int) -> Conversation: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Conversation]: ...
+
+    def __getitem__(self, number: int | slice) -> Conversation | Sequence[Conversation]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(len(self))[number]]
+        plain = self.plain[number]
+        if plain is None:
+            return self.others[range(len(self))[number]]
+        conversation = Conversation([{"role": role, "content": text} for role, text in zip(*plain, strict=True)])
+        conversation.plain = plain
+        return conversation
+
+    def mapped(self, function: Callable[[Conversation], Conversation]) -> "Conversations":
+        """The batch with `function` of every conversation that is not plain."""
+        return Conversations(self.plain, {number: function(each) for number, each in self.others.items()})
 
 
 def plain_of(messages: list[Any]) -> Plain | None:

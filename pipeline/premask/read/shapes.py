@@ -1,8 +1,8 @@
 """Rows of four shapes to conversations: which shape a file has, and what each row says in it.
 
-`detect` looks at a file's first rows once; `convert` runs for every row, is pure, never raises for what a row
-holds, and never changes the row. Both take rows as `premask.read.parse` makes them: JSON values, text that UTF-8 can
-encode. A plain row of two messages costs about 1 us. The shapes are those of OpenAI, ShareGPT (as LLaMA-Factory and
+`detect` looks at a file's first rows once; `convert` tells what a row says (`bulk.py` does so for many at a time), is
+pure, never raises for what a row holds, and never changes the row. Both take rows as `premask.read.parse` makes them:
+JSON values, text that UTF-8 can encode. The shapes are those of OpenAI, ShareGPT (as LLaMA-Factory and
 Axolotl read it), Stanford Alpaca, and TRL's prompt-completion.
 """
 
@@ -14,7 +14,7 @@ from premask.errors import DataError, UsageError
 from premask.read.conversation import Conversation, Message, Rejected, plain_of
 from premask.read.faults import MISSING, Fault, check_json, listed, wrong_type
 from premask.read.mapping import PLAIN, Shape, json_list
-from premask.read.messages import ROLES, Weights, read_messages
+from premask.read.messages import Weights, read_messages
 from premask.read.tools import parse_text, read_tools
 
 Format: TypeAlias = Literal["messages", "sharegpt", "alpaca", "prompt-completion", "text"]
@@ -38,7 +38,7 @@ _OWN_COLUMNS: dict[str, Format] = {
 }
 """Columns that only one format has."""
 
-_BESIDE = frozenset(("label", "system", "tools", "chat_template_kwargs"))
+BESIDE = frozenset(("label", "system", "tools", "chat_template_kwargs"))
 """Columns that say something beside the messages."""
 
 _ALPACA_ANSWERS = ("output", "response")
@@ -103,13 +103,6 @@ def convert(format: Format, row: dict[str, Any], shape: Shape = PLAIN) -> Conver
     try:
         if shape is not PLAIN:
             row = shape.read(row)
-        elif format == "messages" and _BESIDE.isdisjoint(row):  # the short way, which nearly all rows go
-            items: Any = row.get("messages")
-            plain = plain_of(items) if type(items) is list else None
-            if plain is not None and "assistant" in plain[0] and ROLES.issuperset(plain[0]):
-                conversation = Conversation(items)
-                conversation.plain = plain
-                return conversation
         if format == "text":
             return _whole(row)
         if row.get("label") is False:  # as TRL's KTO trainer and LLaMA-Factory mark what a model should not say

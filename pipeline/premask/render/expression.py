@@ -19,7 +19,8 @@ its namespace, so no text of a template or a user is ever part of the source.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from jinja2.filters import do_float, do_int
@@ -27,6 +28,9 @@ from jinja2.filters import do_float, do_int
 from premask.render.shape import structure
 
 Expr: TypeAlias = tuple[Any, ...]
+
+Fill: TypeAlias = Callable[[Sequence[Any]], tuple[str, tuple[int, ...]] | None]
+"""From a conversation's fields to its text and the UTF-8 bytes of its pieces that are no literals."""
 
 DERIVING_METHODS = frozenset(
     "strip lstrip rstrip split rsplit splitlines partition rpartition replace upper lower title capitalize swapcase "  # noqa: SIM905
@@ -88,13 +92,17 @@ def _compiled(lines: Sequence[str], writer: "_Writer") -> Callable[[Sequence[Any
     return run
 
 
-def compile_fill(pieces: Sequence[str | Expr]) -> Callable[[Sequence[Any]], tuple[str, tuple[int, ...]]]:
+def compile_fill(pieces: Sequence[str | Expr], guards: Mapping[Expr, Any] = MappingProxyType({})) -> Fill:
     """One function from a conversation's fields to a text, its pieces joined, and the bytes of those that are derived.
 
-    It raises TooLarge where they make more than `LARGEST` characters, before they are joined.
+    It asks the questions `guards` first, in order, and returns None at the first answer that is another. It raises
+    TooLarge where its pieces make more than `LARGEST` characters, before they are joined.
     """
     expressions = [piece for piece in pieces if not isinstance(piece, str)]
-    writer = _Writer(expressions)
+    writer = _Writer([*guards, *expressions])
+    for question, answer in guards.items():
+        asked = writer.write(question)
+        writer.lines.append(f" if {asked} != {writer.constant(answer)}: return")
     results = [writer.write(e) for e in expressions]
     writer.names |= {"M": LARGEST - sum(len(p) for p in pieces if isinstance(p, str)), "L": TooLarge}
     values = iter(range(len(results)))

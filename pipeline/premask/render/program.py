@@ -11,7 +11,7 @@ The idea is a tracing compiler in the small; compare the guards and side exits o
 
 import datetime
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import jinja2
@@ -19,13 +19,14 @@ import numpy as np
 
 from premask.dtypes import Int64Array, offsets_of, ranges
 from premask.errors import DataError
-from premask.read import Conversation
+from premask.read import Conversation, Conversations
 from premask.render.bounds import OutOfTime, TooMuch, begin
 from premask.render.environment import compile_template
-from premask.render.expression import Expr, TooLarge, compile_expression, compile_fill
+from premask.render.expression import Expr, TooLarge, compile_fill
 from premask.render.recording import Recorder, Untraceable
 from premask.render.shape import Path, copied, field_paths, flatten
 from premask.render.tracing import Piece, TracingEnvironment
+from premask.render.tree import Leaf, Tree
 from premask.render.values import TStr
 
 MAX_LEAVES = 10_000
@@ -36,6 +37,8 @@ AUDIT_EVERY = 1000
 
 ENDURED = 8
 """Rows of a batch on which a template may go beyond its bounds; each of them takes seconds."""
+
+_NOTHING: tuple[str, tuple[int, ...]] = ("", ())
 
 A = TypeVar("A")
 
@@ -81,25 +84,6 @@ class Rendering:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf(Generic[A]):
-    """One path through the template."""
-
-    fill: Callable[[Sequence[Any]], tuple[str, tuple[int, ...]]]
-    """From a conversation's fields to its text, and the UTF-8 bytes of its pieces that are no literals."""
-    sizes: Int64Array
-    """`[p + 1]` UTF-8 bytes of every piece that is a literal, -1 of the others; and 1 for what keeps texts apart."""
-    analysis: A
-
-
-@dataclass(slots=True)
-class _Node(Generic[A]):
-    question: Expr | None = None
-    ask: Callable[[Sequence[Any]], Any] | None = None
-    branches: dict[Any, "_Node[A]"] = field(default_factory=dict)
-    leaf: Leaf[A] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Rendered(Generic[A]):
     """A rendered batch of N conversations: its texts, one byte apart, and all their pieces in one row."""
 
@@ -134,7 +118,7 @@ class Program(Generic[A]):
         self.plain = compile_template(source, date)
         self.traced = TracingEnvironment(date).compile_traced(source)
         self.analyse = analyse
-        self.trees: dict[Hashable, _Node[A]] = {}
+        self.trees: dict[Hashable, Tree[A]] = {}
         self.leaves = 0
         self.rendered = 0
         self.endured = 0
@@ -142,29 +126,28 @@ class Program(Generic[A]):
     def render(self, conversations: Sequence[Conversation]) -> Rendered[A]:
         """Render a batch. DataError where the template goes beyond its bounds on row after row."""
         self.endured = 0
+        batch = Conversations.of(conversations)
         texts: list[str] = []
         sizes: list[int] = []
         which: list[int] = []
         leaves: list[Leaf[A]] = []
         numbers: dict[int, int] = {}
         failures: dict[int, Failure] = {}
-        for row, conversation in enumerate(conversations):
-            leaf, text, values = self._fill(conversation)
+        for row, plain in enumerate(batch.plain):
+            key, fields = plain or flatten(batch[row])
+            leaf, (text, values) = self._fill(key, fields, batch, row)
             texts.append(text)
-            if isinstance(leaf, Failure):
-                failures[row] = leaf
-                which.append(-1)
-                continue
             sizes += values
             number = numbers.get(id(leaf), -1)
             if number < 0:
-                number = numbers[id(leaf)] = len(leaves)
-                leaves.append(leaf)
+                if isinstance(leaf, Failure):
+                    failures[row] = leaf
+                else:
+                    number = numbers[id(leaf)] = len(leaves)
+                    leaves.append(leaf)
             which.append(number)
-            self.rendered += 1
-            if self.rendered % AUDIT_EVERY == 0:
-                self._audit(conversation, text)
         taken = np.array(which, np.int64)
+        self._audit(batch, texts, np.flatnonzero(taken >= 0))
         first, borders = _laid_out([leaf.sizes for leaf in leaves], taken, np.array(sizes, np.int64))
         return Rendered(texts, [leaf.analysis for leaf in leaves], taken, first, borders, failures)
 
@@ -181,29 +164,34 @@ class Program(Generic[A]):
             }
         )
 
-    def _audit(self, conversation: Conversation, text: str) -> None:
-        try:
-            expected = self.render_plain(conversation)
-        except jinja2.TemplateError as error:
-            expected = f"a template error: {error}"
-        if text != expected:
-            raise AssertionError("bug in premask: a traced rendering differs from Jinja's")
+    def _audit(self, batch: Conversations, texts: Sequence[str], rows: Int64Array) -> None:
+        """Compare every `AUDIT_EVERY`th of the `rows` that were rendered with Jinja's own rendering."""
+        for row in rows[AUDIT_EVERY - 1 - self.rendered % AUDIT_EVERY :: AUDIT_EVERY].tolist():
+            try:
+                expected = self.render_plain(batch[row])
+            except jinja2.TemplateError as error:
+                expected = f"a template error: {error}"
+            if texts[row] != expected:
+                raise AssertionError("bug in premask: a traced rendering differs from Jinja's")
+        self.rendered += len(rows)
 
-    def _fill(self, conversation: Conversation) -> "tuple[Leaf[A] | Failure, str, tuple[int, ...]]":
-        """The leaf of a conversation, its text, and the bytes of its pieces that are no literals."""
-        key, fields = flatten(conversation)
-        node = self.trees.get(key)
+    def _fill(
+        self, key: Hashable, fields: Sequence[Any], batch: Conversations, row: int
+    ) -> "tuple[Leaf[A] | Failure, tuple[str, tuple[int, ...]]]":
+        """The leaf of a conversation of shape `key`; its text, and the bytes of its pieces that are no literals."""
+        tree = self.trees.get(key)
         try:
-            while node is not None and node.ask is not None:
-                node = node.branches.get(node.ask(fields))
-            leaf = self._learn(conversation, key) if node is None or node.leaf is None else node.leaf
-            if isinstance(leaf, Leaf):
-                return leaf, *leaf.fill(fields)
+            for leaf in tree.hot if tree else ():
+                if filled := leaf.fill(fields):
+                    return leaf, filled
+            found = (tree.descend(fields) if tree else None) or self._learn(batch[row], key)
+            filled = found.fill(fields) if isinstance(found, Leaf) else _NOTHING
         except (TooLarge, UnicodeEncodeError):  # a template may write half a character
-            leaf = self._learn(conversation, None)
-            if isinstance(leaf, Leaf):
-                return leaf, *leaf.fill(fields)
-        return leaf, "", ()
+            filled = None
+        if filled is None:  # or ask for what does not even equal itself, which is no number
+            found = self._learn(batch[row], None)
+            filled = found.fill(fields) if isinstance(found, Leaf) else None
+        return found, filled or _NOTHING
 
     def _learn(self, conversation: Conversation, key: Hashable) -> "Leaf[A] | Failure":
         """Trace a conversation to a new leaf of the tree of its shape; without `key` it is its leaf alone."""
@@ -228,7 +216,8 @@ class Program(Generic[A]):
             except Unproven as error:
                 return Failure(error.reason, str(error))
             if recording and self.leaves < MAX_LEAVES:
-                self._insert(key, recorder, leaf)
+                self.trees.setdefault(key, Tree()).insert(recorder.guards, leaf)
+                self.leaves += 1
             return leaf
         return Failure("mask_unproven", f"the origin of the text is lost by what the template does: {lost}")
 
@@ -280,18 +269,8 @@ class Program(Generic[A]):
         if not recorder.recording:
             values = tuple(len(p.value.encode()) for p in pieces if isinstance(p, TStr))
             return Leaf(lambda fields: (text, values), sizes, analysis)
-        return Leaf(compile_fill([p if isinstance(p, str) else p.expr for p in pieces]), sizes, analysis)
-
-    def _insert(self, key: Hashable, recorder: Recorder, leaf: Leaf[A]) -> None:
-        node = self.trees.setdefault(key, _Node())
-        for question, answer in recorder.guards.items():
-            if node.ask is None:
-                node.question, node.ask = question, compile_expression(question)
-            if node.question != question:
-                raise AssertionError("bug in premask: a template asked different questions on one path")
-            node = node.branches.setdefault(answer, _Node())
-        node.leaf = leaf
-        self.leaves += 1
+        fill = compile_fill([p if isinstance(p, str) else p.expr for p in pieces], recorder.guards)
+        return Leaf(fill, sizes, analysis)
 
 
 def _laid_out(leaves: Sequence[Int64Array], which: Int64Array, values: Int64Array) -> tuple[Int64Array, Int64Array]:

@@ -23,7 +23,7 @@ from premask.recipe import Recipe
 from premask.run.items import WorkItem
 from premask.run.local import Crew
 from premask.show.progress import Progress
-from premask.steps import build_shard, cut_source, mask_partition
+from premask.steps import ROOM, build_shard, cut_source, mask_partition
 from premask.store.atomic import Written, flushing
 from premask.store.claim import WORK
 from premask.store.layout import shard_path, write_layout
@@ -224,7 +224,10 @@ def write_shards(
 def build_shards(run: Run, items: Sequence[WorkItem]) -> dict[str, Any]:
     """Perform the items of some shards (`shard_item`); when it returns, all of them are on the disk."""
     with flushing() as flush:
-        results = run.perform("writing", "shard", items, flush)
+        try:
+            results = run.perform("writing", "shard", items, flush)
+        finally:
+            ROOM.close()  # where they were made in this process
         for item in items:  # those of an earlier run as well
             flush(shard_path(run.out, *(item.arguments[key] for key in ("split", "number", "count"))))
     return results

@@ -46,16 +46,16 @@ from premask.read import (
 )
 from premask.recipe import Recipe
 from premask.store.atomic import Written, atomic_write
-from premask.store.gather import Room
+from premask.store.gather import OpenStages, Room
 from premask.store.layout import shard_path
 from premask.store.plan_file import PLAN, read_plan
 from premask.store.shards import write_shard
-from premask.store.stage import StageFiles, write_stage
+from premask.store.stage import write_stage
 
 Step = dict[str, Any]
 
-_ROOM = Room()
-"""Of this process, for its shards one after the other."""
+ROOM = Room()
+"""Of this process, for its shards one after the other; whoever performs these closes it at their end."""
 
 
 def digest_source(path: str) -> Step:
@@ -155,7 +155,7 @@ def build_shard(
     with spent() as seconds, clocked("shards"):
         rows = read_plan(Path(out) / PLAN).shard(split, number)
         path = shard_path(Path(out), split, number, count)
-        entry = write_shard(path, StageFiles(stages), rows, source_turns=source_turns, weights=weights, room=_ROOM)
+        entry = write_shard(path, OpenStages(stages, ROOM), rows, source_turns=source_turns, weights=weights, room=ROOM)
     return {
         "written": [[str(path), entry.bytes, entry.sha256]],
         "result": {**asdict(entry), "seconds": seconds},

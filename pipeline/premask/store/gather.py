@@ -1,20 +1,22 @@
 """Gathering: the examples that a shard's plan names, out of many stage files into flat arrays.
 
 One Python step for each example, a copy of its ids, and one for each span or row of positions that is made of them:
-about 0.3 µs beside the copying. One stage file is open at a time where `StageFiles` holds them: the kernel counts every
-page around what is touched, so many maps held at once would look like, and weigh as, memory.
+about 0.3 µs beside the copying. The kernel counts every page around what is touched, so many maps held at once would
+look like, and weigh as, memory: a room holds few of them, and `StageFiles` one at a time.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from premask.dtypes import IGNORE_INDEX, Float32Array, Int32Array, Int64Array, offsets_of, ranges
-from premask.store.stage import Stage
+from premask.store.stage import Stage, read_stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,17 +45,57 @@ class Stages(Protocol):
     def __getitem__(self, number: int, /) -> Stage: ...
 
 
+HELD_BYTES = 2**28
+"""Stage files that stay open from shard to shard have no more bytes than this, all of them together."""
+
+
 class Room:
-    """Memory that stays from shard to shard: to get it anew takes longer than what is done in it."""
+    """What stays from shard to shard, since to get it anew takes longer than what is done with it.
+
+    Memory, and stage files that are open, those that came first: every shard asks for all of them, one after the other,
+    so that the last ones used would be gone whenever they are asked for again. `close` gives all of it back.
+    """
 
     def __init__(self) -> None:
         self._arrays: defaultdict[str, Int32Array] = defaultdict(lambda: np.zeros(0, np.int32))
+        self._stages: dict[str, tuple[tuple[int, ...], Stage]] = {}
 
     def array(self, name: str, size: int) -> Int32Array:
         """`[size]` int32, of any content; the same memory whenever `name` is the same."""
         if len(self._arrays[name]) < size:
             self._arrays[name] = np.empty(size + size // 8, np.int32)
         return self._arrays[name][:size]
+
+    def stage(self, path: str) -> Stage:
+        """The stage file at `path`, as it is now. DataError as `read_stage`."""
+        try:
+            found = Path(path).stat()
+        except OSError:
+            return read_stage(Path(path))  # which says what is wrong
+        known = (found.st_ino, found.st_size, found.st_mtime_ns)
+        held, stage = self._stages.get(path, (None, None))
+        if stage is None or held != known:
+            self._stages.pop(path, None)
+            stage = read_stage(Path(path))
+            if sum(size for (_, size, _), _ in self._stages.values()) + known[1] <= HELD_BYTES:
+                self._stages[path] = known, stage
+        return stage
+
+    def close(self) -> None:
+        """Give everything back."""
+        self._arrays.clear()
+        self._stages.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStages:
+    """Stage files by number, opened in a room."""
+
+    paths: Sequence[str]
+    room: Room
+
+    def __getitem__(self, number: int) -> Stage:
+        return self.room.stage(self.paths[number])
 
 
 def gather(

@@ -37,7 +37,7 @@ ACCOUNTED = (
 )
 """What is counted for every source."""
 
-SHAPING = ("jinja2", "numpy", "orjson", "polars", "premask", "pyarrow", "tokenizers")
+SHAPING = ("jinja2", "msgspec", "numpy", "orjson", "polars", "premask", "pyarrow", "tokenizers")
 """Libraries that may shape bytes."""
 
 

@@ -211,7 +211,8 @@ class _Masking:
         """One batch of rows, the first of which has the number `first`; notes every row that is rejected, and why."""
         with clocked("parse"):
             conversations, rows = self._read(first, raws)
-        sizes = np.array([len(raw) if isinstance(raw, bytes) else math.inf for raw in raws])
+        text = isinstance(raws[0], bytes)  # of a source all rows are, or none
+        sizes = np.fromiter(map(len, raws), np.float64, len(raws)) if text else np.full(len(raws), math.inf)
         with clocked("mask"):
             fitted = fit(self.masker.mask, conversations, sizes[rows - first], self._limits())
         for place, failure in fitted.failures.items():

@@ -88,6 +88,7 @@ def test_chunks(count: int, odd: int | None) -> None:
 @pytest.mark.parametrize(
     ("format", "row"),
     [
+        ("messages", {"messages": [{"role": "user", "content": "é"}, {"role": "assistant", "content": ""}]}),
         ("messages", {"messages": [{"role": "user", "content": "é"}, {"role": "assistant", "content": ""}], "id": 5}),
         ("sharegpt", {"conversations": [{"from": "human", "value": "é"}, {"from": "gpt", "value": ""}], "x": None}),
     ],

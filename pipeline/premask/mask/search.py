@@ -65,17 +65,33 @@ def haystack(texts: Sequence[str], ids: Int32Array, places: NDArray[np.signedint
     """Lay a batch out for searching: `ids` `[T]` that begin at `places` `[T]`, all that markers may begin with."""
     encoded = [text.encode() for text in texts]
     raw = np.frombuffer(b"\0".join([*encoded, bytes(_WORD)]), np.uint8)
-    bases = offsets_of(np.array([len(e) + 1 for e in encoded], np.int64))
+    bases = offsets_of(np.fromiter(map(len, encoded), np.int64, len(encoded)) + 1)
     return Haystack(raw, ids, places.astype(np.int64, copy=False), bases)
 
 
 def find(hay: Haystack, markers: Sequence[Marker]) -> list[Int64Array]:
     """Every place in `hay.raw` where each marker stands, ascending."""
-    tokens = {m.token for m in markers if m.token is not None}
-    places = {token: hay.places[np.flatnonzero(hay.ids == token)] for token in tokens}
-    return [
-        find_bytes(hay.raw, m.text) if m.token is None else _matching(hay.raw, places[m.token], m.text) for m in markers
-    ]
+    words = _words(hay.raw)
+    seen: dict[tuple[int, int], tuple[Int64Array, NDArray[np.uint64]]] = {}
+
+    def word(token: int, offset: int) -> tuple[Int64Array, NDArray[np.uint64]]:
+        """Where a token stands, and the word at `offset` behind each place: the same for all markers that begin so."""
+        if (token, offset) not in seen:
+            places = hay.places[np.flatnonzero(hay.ids == token)] if not offset else word(token, 0)[0]
+            seen[token, offset] = places, words[np.minimum(places + offset, len(words) - 1)]
+        return seen[token, offset]
+
+    found = []
+    for marker in markers:
+        if marker.token is None:
+            found.append(find_bytes(hay.raw, marker.text))
+            continue
+        places = word(marker.token, 0)[0]
+        same = places + len(marker.text) <= len(hay.raw)
+        for offset in range(0, len(marker.text), _WORD):
+            same &= _equal(word(marker.token, offset)[1], marker.text[offset : offset + _WORD])
+        found.append(places[same])
+    return found
 
 
 def find_bytes(raw: Bytes, text: bytes) -> Int64Array:
@@ -95,13 +111,23 @@ _WORD = 8
 
 def _matching(raw: Bytes, places: Int64Array, text: bytes) -> Int64Array:
     """Those `places` at which `text` stands, compared eight bytes at a time."""
-    words = np.ndarray(len(raw) - _WORD + 1, "<u8", raw.data, 0, (1,))  # a word at every byte, aligned or not
+    words = _words(raw)
     for i in range(0, len(text), _WORD):
-        part = text[i : i + _WORD]
-        wanted, mask = int.from_bytes(part, "little"), (1 << 8 * len(part)) - 1
         places = places[places + i < len(words)]
-        places = places[words[places + i] & np.uint64(mask) == np.uint64(wanted)]
+        places = places[_equal(words[places + i], text[i : i + _WORD])]
     return places
+
+
+def _words(raw: Bytes) -> NDArray[np.uint64]:
+    """A word of eight bytes at every byte but the last seven, aligned or not; no copy."""
+    return np.ndarray(len(raw) - _WORD + 1, "<u8", raw.data, 0, (1,))
+
+
+def _equal(words: NDArray[np.uint64], part: bytes) -> BoolArray:
+    """Which words begin with the bytes `part`, eight at the most."""
+    mask = np.uint64((1 << 8 * len(part)) - 1)
+    equal: BoolArray = words & mask == np.uint64(int.from_bytes(part, "little"))
+    return equal
 
 
 def search(hay: Haystack, markers: Markers, inside: "Intervals | None" = None) -> tuple[Int64Array, Int64Array, int]:

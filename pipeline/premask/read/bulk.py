@@ -1,7 +1,8 @@
 """Many rows at a time to conversations: what `parse` and `convert` make of every row.
 
-Plain rows, nearly all there are, are told by a few looks at many of them together, each of which is one call of C code
-that Python has; only rows that stand out are looked at one by one.
+Plain rows, nearly all there are, are decoded by their type (`typed.py`) or, where columns or keys are others, told by a
+few looks at many of them together, each of which is one call of C code that Python has. Only rows that stand out are
+looked at one by one.
 """
 
 from bisect import bisect_right
@@ -16,6 +17,7 @@ from premask.read.mapping import PLAIN, Shape
 from premask.read.messages import ALIASES, ROLES
 from premask.read.rows import Raw
 from premask.read.shapes import BESIDE, Format, convert
+from premask.read.typed import typed_rows
 
 _PLAIN: Mapping[Format, tuple[str, tuple[str, str], Mapping[str, str]]] = {
     "messages": ("messages", ("role", "content"), {role: role for role in ROLES}),
@@ -38,15 +40,18 @@ def read_conversations(
     others: dict[int, Conversation] = {}
     rejected: dict[int, Rejected] = {}
     for first in range(0, len(raws), CHUNK):
-        rows = parse_all(raws[first : first + CHUNK])
-        found = _plain_rows(rows, *_PLAIN[format]) if shape is PLAIN and format in _PLAIN else [None] * len(rows)
+        chunk = raws[first : first + CHUNK]
+        found = typed_rows(chunk) if shape is PLAIN and format == "messages" else [None] * len(chunk)
         plain += found
-        for number in [n for n, each in enumerate(found, first) if each is None] if None in found else ():
-            row = rows[number - first]
-            result = convert(format, row, shape) if isinstance(row, dict) else row
+        rest = [number for number, each in enumerate(found, first) if each is None] if None in found else []
+        rows = parse_all([raws[number] for number in rest])
+        told = _plain_rows(rows, *_PLAIN[format]) if shape is PLAIN and format in _PLAIN else [None] * len(rows)
+        for number, row, each in zip(rest, rows, told, strict=True):
+            plain[number] = each
+            result = None if each else convert(format, row, shape) if isinstance(row, dict) else row
             if isinstance(result, Rejected):
                 rejected[number] = result
-            else:
+            elif result:
                 others[number] = result
     kept = [number for number in range(len(raws)) if number not in rejected]
     places = {place: others[number] for place, number in enumerate(kept) if number in others}

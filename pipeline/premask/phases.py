@@ -222,8 +222,9 @@ def write_shards(
 
 
 def build_shards(run: Run, items: Sequence[WorkItem]) -> dict[str, Any]:
-    """Perform the items of some shards (`shard_item`); when it returns, all of them are on the disk."""
+    """Perform the items of some shards (`shard_item`); when it returns, these and their plan are on the disk."""
     with flushing() as flush:
+        flush(run.out / PLAN)
         try:
             results = run.perform("writing", "shard", items, flush)
         finally:

@@ -52,7 +52,6 @@ class _Server:
 
     def open(self, item: WorkItem) -> None:
         self.opened = ending(item)
-        gc.collect()
         gc.freeze()  # else every collection in a worker would copy the pages of all objects
 
     def tell(self) -> None:

@@ -33,10 +33,10 @@ PLAN_COLUMNS = {
 
 
 def write_plan(path: Path, plans: Mapping[str, Plan]) -> Written:
-    """Write the plans of all splits (name -> plan, in this order)."""
+    """Write the plans of all splits (name -> plan, in this order). Flushed to the disk with the shards made by them."""
     counts = [[split, plan.shards] for split, plan in plans.items()]
     schema = pa.schema(PLAN_COLUMNS, metadata={"splits": json.dumps(counts)})
-    with atomic_write(path) as file, pa.ipc.new_file(file, schema) as writer:
+    with atomic_write(path, durable=False) as file, pa.ipc.new_file(file, schema) as writer:
         for number, plan in enumerate(plans.values()):
             for shard in range(plan.shards):
                 writer.write_batch(_to_batch(plan.shard(shard), number, schema))

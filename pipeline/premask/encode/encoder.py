@@ -178,7 +178,7 @@ class Encoder:
 
     def reference_ids(self, text: str) -> Int32Array:
         """The ids of a text by the reference."""
-        return np.array(self._tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids, np.int32)
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def _differs(self) -> Exception:
         if self._fast is None:

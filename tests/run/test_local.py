@@ -200,8 +200,17 @@ def test_what_makes_workers_ready_happens_once_for_all(tmp_path: Path) -> None:
 def test_nothing_is_made_ready_where_no_worker_is_needed(tmp_path: Path, size: int, items: int, started: bool) -> None:
     with Crew(size) as crew:
         crew.start(make("opening", "remember", text="ready", folder=str(tmp_path)), items)
+        crew.perform(squares(items))
         assert crew.opened() == ("ready" if started else None)
     assert any(tmp_path.iterdir()) == started
+
+
+def test_nobody_waits_for_an_opening_that_no_worker_needs(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with Crew(2) as crew:
+        crew.start(make("opening", "slow", folder=str(tmp_path), name="opening", seconds=30.0), 3)
+        assert crew.opened() is None
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("opening", [make("opening", "data_error", text="x"), make("opening", "leave", code=7)])

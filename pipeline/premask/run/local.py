@@ -83,7 +83,7 @@ class Crew:
             self.server = Server(self.inherited, opening)
 
     def opened(self) -> Any:
-        """The result of the opening; None where there was none, or nothing came of it."""
+        """The result of the opening; None where there was none, no worker needed it, or nothing came of it."""
         return self.server.opened() if self.server else None
 
     def perform(self, items: Sequence[WorkItem], on_done: OnDone | None = None) -> dict[str, Any]:

@@ -88,8 +88,8 @@ class Server:
         return code
 
     def opened(self) -> Any:
-        """The result of the opening; None where there is none."""
-        if not self.opening:
+        """The result of the opening; None where there is none, or no worker needed it."""
+        if not self.opening or not self._hired:
             return None
         self._tell("opened")
         ending, value = self._answer(GRACE) or ("lost", None)

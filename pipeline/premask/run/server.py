@@ -13,6 +13,7 @@ A fork copies the thread that calls it alone, and other threads' locks as they a
 while it has no other thread, and starts fresh interpreters else, as where a system's libraries bear no forks at all.
 """
 
+import functools
 import gc
 import os
 import signal
@@ -51,8 +52,10 @@ class _Server:
         }
 
     def open(self, item: WorkItem) -> None:
+        gc.disable()  # what is loaded stays: looking for garbage in it takes a tenth of the time
         self.opened = ending(item)
         gc.freeze()  # else every collection in a worker would copy the pages of all objects
+        gc.enable()
 
     def tell(self) -> None:
         self.connection.send_bytes(self.opened)
@@ -74,9 +77,18 @@ class _Server:
         worker = self.workers.pop(number)
         self.connection.send(_code_of(worker, patience) if isinstance(worker, int) else worker)
 
+    @functools.cached_property
+    def may_fork(self) -> bool:
+        """Whether there is no other thread, nor will be: nothing is done here but to start workers."""
+        for _ in range(50 if sys.platform == "linux" else 0):
+            if len(list(_TASKS.iterdir())) == 1:
+                return True
+            time.sleep(0.002)  # a thread that has ended is there for a moment longer
+        return False
+
     def _start(self, descriptor: int) -> int:
         own = os.getpid()
-        if not _may_fork():
+        if not self.may_fork:
             os.set_inheritable(descriptor, True)
             command = [sys.executable, "-P", "-m", "premask.run.worker", str(descriptor), str(own)]
             return os.posix_spawn(sys.executable, command, os.environ)
@@ -91,14 +103,6 @@ class _Server:
             finally:
                 os._exit(code)
         return child
-
-
-def _may_fork() -> bool:
-    for _ in range(50 if sys.platform == "linux" else 0):
-        if len(list(_TASKS.iterdir())) == 1:
-            return True
-        time.sleep(0.002)  # a thread that has ended is there for a moment longer
-    return False
 
 
 def _code_of(process: int, patience: float) -> int:

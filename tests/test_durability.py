@@ -374,6 +374,7 @@ def test_a_tokenizer_that_changes_before_workers_load_it(
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(prepare, "slice_sources", changing)
+        monkeypatch.setattr(local.Crew, "start", lambda *_: None)  # workers load for themselves, and later
         assert run(with_tokenizer(inputs, out, own_tokenizer, "--workers", "2")) == 1  # the driver has it in memory
     assert "a tokenizer and a chat template that stay as they are" in capsys.readouterr().err
 

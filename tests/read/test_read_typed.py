@@ -1,7 +1,7 @@
 """Rows decoded by their type are what `parse` and `convert` make of them, or are left to these."""
 
 import itertools
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import orjson
 import pytest
@@ -9,7 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from premask.read import Conversation, convert, parse, plain_of
-from premask.read.typed import typed_rows
+from premask.read.messages import ROLES
+from premask.read.typed import _Message, typed_rows
 
 ROW = (
     b'{"messages": [{"role": "user", "content": "a\\n\\u00e9b \xc3\xa9"}, '
@@ -132,6 +133,10 @@ MESSAGE = {"role": "assistant", "content": "a"}
 )
 def test_what_is_taken(raw: bytes, taken: bool) -> None:
     assert check(raw) == taken
+
+
+def test_the_roles_are_those_of_a_conversation() -> None:
+    assert set(get_args(get_type_hints(_Message)["role"])) == ROLES
 
 
 def test_rows_of_all_kinds_side_by_side() -> None:

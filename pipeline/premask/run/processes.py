@@ -96,8 +96,9 @@ class Server:
         return value if ending == "done" else None
 
     def close(self) -> None:
-        """See it off, once its workers are buried."""
+        """See it off, once its workers are buried: at once, even if it is still loading for nobody."""
         self.connection.close()
+        self._process.terminate()
         try:
             self._process.wait(GRACE)
         except subprocess.TimeoutExpired:

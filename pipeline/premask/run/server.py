@@ -98,7 +98,7 @@ class _Server:
             try:
                 self.connection.close()
                 code = work(descriptor, own)
-            except BaseException:
+            except BaseException:  # whatever it is, a child never goes on as a server
                 traceback.print_exc()
             finally:
                 os._exit(code)

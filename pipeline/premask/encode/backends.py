@@ -43,6 +43,7 @@ class Fastokens:
         os.environ.setdefault("FASTOKENS_BPE_THREADS", "1")
         module: Any = importlib.import_module("fastokens")
         self._tokenizer = module.Tokenizer.from_json_str(spec.decode())
+        self.encode(["a"])  # what it makes at its first call (0.1 s), processes that are forked later then share
 
     def encode(self, texts: Sequence[str]) -> Flat:
         """As `Backend.encode`."""

@@ -25,6 +25,7 @@ from tokenizers import Encoding, Tokenizer
 
 from premask.dtypes import BoolArray, Int32Array, Int64Array, offsets_of
 from premask.encode.backends import REFERENCE, Backend, BackendDiffers, load
+from premask.encode.files import parsed
 from premask.encode.kind import is_byte_level, is_lossless, keeps_ascii
 from premask.encode.measure import Positions, running, sizes_of
 from premask.encode.vocabulary import SpeltVocabulary, spelt_vocabulary
@@ -267,7 +268,7 @@ class Encoder:
 
 def bare(tokenizer_json: bytes) -> dict[str, Any]:
     """A `tokenizer.json` that cuts, pads and adds nothing; a post-processor could only trim spaces off the offsets."""
-    spec: dict[str, Any] = orjson.loads(tokenizer_json)
+    spec: dict[str, Any] = parsed(tokenizer_json)
     return {**spec, "truncation": None, "padding": None, "post_processor": None}
 
 

@@ -11,9 +11,10 @@ Everything resolves as transformers 5 resolves it (`PreTrainedTokenizerBase.from
 transformers also adds to the tokenizer whatever special token the configuration names and `tokenizer.json` lacks. That
 would change ids behind our back, so such a folder is refused; one `save_pretrained` makes it whole.
 
-Cost: every file is read and hashed once; `tokenizer.json` is parsed once by orjson (0.1 s for 10 MB).
+Cost: every file is read and hashed once; `tokenizer.json` is parsed once a process by orjson (0.1 s for 10 MB).
 """
 
+import functools
 import hashlib
 import re
 import stat
@@ -156,11 +157,17 @@ class _Folder:
         return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python's text mode, through which transformers reads
 
 
+@functools.lru_cache(maxsize=4)
+def parsed(raw: bytes) -> Any:
+    """The JSON of a tokenizer's file, the same object for the same bytes: not to be changed."""
+    return orjson.loads(raw)
+
+
 def _parse(raw: bytes, path: Path) -> dict[str, Any]:
     if raw.startswith(b"version https://git-lfs"):
         raise UsageError(f"{path}: expected JSON, found a Git LFS pointer. Fetch the file itself: `git lfs pull`.")
     try:
-        value = orjson.loads(raw)
+        value = parsed(raw)
     except orjson.JSONDecodeError as error:
         raise UsageError(
             f"{path}: line {error.lineno}, column {error.colno}: expected JSON, found: {error.msg}. "

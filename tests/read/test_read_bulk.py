@@ -53,7 +53,7 @@ def check(format: Format, raws: list[Any], shape: Shape = PLAIN) -> Conversation
     numbers, conversations, rejected = read_conversations(format, raws, shape)
     kept, refused = one_by_one(format, raws, shape)
     assert rejected == refused
-    assert numbers == list(kept)
+    assert list(numbers) == list(kept)
     assert list(conversations) == list(kept.values())
     assert [list(m) for c in conversations for m in c.messages] == [list(m) for c in kept.values() for m in c.messages]
     assert [c.plain for c in conversations] == [c.plain for c in kept.values()]

@@ -117,6 +117,8 @@ MESSAGE = {"role": "assistant", "content": "a"}
         (b'{"messages":[{"role":"user","role":"assistant","content":"a"}]}', True),
         (b'{"messages":[{"role":"assistant"}],"messages":[{"content":"a","role":"assistant"}]}', False),
         (b'{"messages":[{"role":"assistant","content":"a"}],"messages":[{"role":"assistant","content":"b"}]}', False),
+        (b'{"messages":[{"role":"user","content":"a"}],"messages":[{"content":"a","role":"assistant"}]}', False),
+        (b'{"messages":[],"messages":[{"role":"assistant","content":"a"}]}', False),
         (b'{"messages":[{"role":"assistant","content":"a"}],"id":1}', False),
         (b'{"id":1,"messages":[{"role":"assistant","content":"a"}]}', False),
         (b'{"messages":[{"role":"assistant","content":"a"}]} ', False),

@@ -31,7 +31,7 @@ CHUNK = 128
 
 def read_conversations(
     format: Format, raws: Sequence[Raw], shape: Shape = PLAIN
-) -> tuple[list[int], Conversations, dict[int, Rejected]]:
+) -> tuple[Sequence[int], Conversations, dict[int, Rejected]]:
     """Parse and convert rows: each to what `parse` and `convert` make of it.
 
     Returns the numbers of the rows that are conversations, in order; these; and why any other row is none, by number.
@@ -43,7 +43,9 @@ def read_conversations(
         chunk = raws[first : first + CHUNK]
         found = typed_rows(chunk) if shape is PLAIN and format == "messages" else [None] * len(chunk)
         plain += found
-        rest = [number for number, each in enumerate(found, first) if each is None] if None in found else []
+        if None not in found:
+            continue
+        rest = [number for number, each in enumerate(found, first) if each is None]
         rows = parse_all([raws[number] for number in rest])
         told = _plain_rows(rows, *_PLAIN[format]) if shape is PLAIN and format in _PLAIN else [None] * len(rows)
         for number, row, each in zip(rest, rows, told, strict=True):
@@ -53,6 +55,8 @@ def read_conversations(
                 rejected[number] = result
             elif result:
                 others[number] = result
+    if not rejected:
+        return range(len(raws)), Conversations(plain, others), rejected
     kept = [number for number in range(len(raws)) if number not in rejected]
     places = {place: others[number] for place, number in enumerate(kept) if number in others}
     return kept, Conversations([plain[number] for number in kept], places), rejected

@@ -114,6 +114,31 @@ def test_the_size_of_partitions_changes_no_shard(
         }
 
 
+@pytest.mark.parametrize(("size", "times"), [(0, 1), (2**28, 1), (2**30, 2), (2**34, 8), (2**50, 8)])
+def test_partitions_and_shards_grow_with_the_root_of_the_sources(size: int, times: int) -> None:
+    assert MODULE.sizes_for(size) == {"partition_bytes": times * 2**23, "shard_tokens": times * 2**21}
+    assert MODULE.sizes_for(size)["partition_bytes"] <= MODULE.sizes_for(size + 2**20)["partition_bytes"]
+
+
+def test_datasets_of_grown_shards_are_whole(
+    tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+    for usual in (2**28, sum(path.stat().st_size for path in SAMPLES) // 9):
+        monkeypatch.setattr(MODULE, "USUAL_BYTES", usual)
+        made = prepare(*SAMPLES, out=tmp_path / "out", fresh=True, workers=2, max_length=256)
+        counts.append(len(made.manifest["splits"]["train"]["shards"]))
+        assert run(["verify", str(made.path)]) == 0
+        damaged = sorted((made.path / "train").glob("*.arrow"))[-1]
+        content = damaged.read_bytes()
+        damaged.write_bytes(content[:-100])
+        assert run(["repair", str(made.path)]) == 0
+        assert damaged.read_bytes() == content
+    assert made.manifest["sizes"]["partition_bytes"] == pytest.approx(3 * 2500, rel=0.001)
+    assert made.manifest["sizes"]["shard_tokens"] == pytest.approx(3 * 600, rel=0.001)
+    assert counts[1] < counts[0]
+
+
 def test_a_finished_dataset_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     prepare(*SAMPLES, out=out)

@@ -9,6 +9,7 @@ Every finished item leaves a receipt in the work folder, so that a run which was
 manifest is written last: a folder without one is no dataset.
 """
 
+import math
 import os
 import shutil
 import time
@@ -47,6 +48,12 @@ from premask.verdicts import AUTO
 SHARD_TOKENS = 2**21
 """Tokens of a shard, about: 25 MB."""
 
+USUAL_BYTES = 2**28
+"""Sources up to which partitions and shards have these sizes (`sizes_for`)."""
+
+GROWN = 8
+"""So many times as large they become at the most: a worker has room for the tokens of one shard, or two."""
+
 WORKER_BYTES = 8 * 2**20
 """Sources that a worker should have to itself: masking less takes no longer than starting one more process."""
 
@@ -77,17 +84,17 @@ def prepare(
     check_filters(recipe)
     inputs = inputs_of(recipe)
     size = sum(each.source.size for each in inputs)
+    sizes = sizes_for(size)
     files = load_tokenizer_files(recipe.tokenizer)
     refuse_strangers(folder)
     workers = workers or max(1, min(usable_cores(), size // WORKER_BYTES))
     with locked(folder) as lock, Crew(workers, (lock,)) as crew:
         if fresh or not (folder / MANIFEST).exists():
-            parts = sum(-(-each.source.size // PARTITION_BYTES) for each in inputs)  # about
+            parts = sum(-(-each.source.size // sizes["partition_bytes"]) for each in inputs)  # about
             crew.start(opening(recipe, files, encoder, size), parts)  # it loads while we do, and take checksums
         maskers = [masker_of(masking, files) for masking in maskings(recipe)]  # fails now where they are wrong
         _say_of_templates(maskers, progress)
         recipe, inputs, digests = in_order(recipe, inputs, _digests(inputs, workers, progress))
-        sizes = {"partition_bytes": PARTITION_BYTES, "shard_tokens": SHARD_TOKENS}
         description = describe(recipe, inputs, digests, files, sizes)
         if is_finished(folder, description, fresh):
             progress.note(f"{folder}: is prepared already, from the same recipe and sources; nothing to do")
@@ -108,6 +115,18 @@ def prepare(
         if not keep_stage:
             shutil.rmtree(folder / WORK, ignore_errors=True)
     return summary_of(manifest, folder, time.monotonic() - clock)
+
+
+def sizes_for(size: int) -> dict[str, int]:
+    """Bytes of a partition and tokens of a shard, for sources of `size` bytes.
+
+    Every shard draws on every partition: were both of one size whatever there is, the pairs of them would grow with the
+    square of it, and gathering with them. So each grows with the root, and what a token costs stays the same.
+    """
+    most = GROWN * PARTITION_BYTES
+    grown = math.isqrt(size * PARTITION_BYTES * PARTITION_BYTES // USUAL_BYTES)
+    partition_bytes = min(most, max(PARTITION_BYTES, grown))
+    return {"partition_bytes": partition_bytes, "shard_tokens": SHARD_TOKENS * partition_bytes // PARTITION_BYTES}
 
 
 def maskings(recipe: Recipe) -> list[Recipe]:

@@ -64,12 +64,16 @@ def plan_of(stages, candidates_of, seed=0):
     count=st.integers(0, 6),
     turns=st.booleans(),
     weights=st.booleans(),
+    joined=st.booleans(),
 )
 @settings(deadline=None)
 def test_shards_are_the_naive_gathering(
-    folder, write_stages, batches_of, candidates_of, seed, partitions, batches, count, turns, weights
+    folder, write_stages, batches_of, candidates_of, seed, partitions, batches, count, turns, weights, joined
 ):
-    stages = write_stages(folder, seed, partitions, batches, count=count, weighted=weights)
+    with pytest.MonkeyPatch.context() as patch:
+        if not joined:
+            patch.setattr(stage_module, "BATCH_TOKENS", 0)
+        stages = write_stages(folder, seed, partitions, batches, count=count, weighted=weights)
     plan = plan_of(stages, candidates_of, seed)
     for number in range(plan.shards):
         rows = plan.shard(number)

@@ -13,6 +13,7 @@ from premask.dtypes import Examples
 from premask.errors import DataError
 from premask.store import stage as stage_module
 from premask.store.atomic import HashedFile
+from premask.store.gather import gather
 from premask.store.receipts import unchanged
 from premask.store.stage import read_stage, write_stage
 
@@ -93,9 +94,8 @@ def test_reading_the_columns_of_the_plan_does_not_touch_the_ids(tmp_path, exampl
     assert stage.lengths.sum() == tokens
     assert len(stage.digests) == len(stage.supervised) == len(stage.rows) == 4
     assert resident(path) < tokens
-    found = np.ones(tokens, np.int32)
-    stage.copy_ids(np.arange(4, dtype=np.int32), found, big.offsets[:-1])
-    assert found.sum() == 0
+    every = np.arange(4, dtype=np.int32)
+    assert gather([stage], np.zeros_like(every), every, stage.lengths).ids.sum() == 0
     assert resident(path) > 3 * tokens
     assert pa.total_allocated_bytes() - before < 100_000
 
@@ -125,4 +125,4 @@ def test_an_example_that_is_not_there_is_named(tmp_path, examples_of):
     write_stage(tmp_path / "stage.arrow", [examples_of(0, 5)])
     stage = read_stage(tmp_path / "stage.arrow")
     with pytest.raises(DataError, match=r"stage.arrow: expected example 5, found 5 examples"):
-        stage.require(np.array([0, 5], np.int32))
+        list(stage.parts(np.array([0, 5], np.int32)))

@@ -6,7 +6,7 @@ look like, and weigh as, memory: a room holds few of them, and `StageFiles` one 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from premask.dtypes import IGNORE_INDEX, Float32Array, Int32Array, Int64Array, offsets_of, ranges
-from premask.store.stage import Stage, read_stage
+from premask.store.stage import Part, Stage, read_stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,25 +103,24 @@ def gather(
 ) -> Gathered:
     """Copy the examples `index[e]` of the stages `partition[e]`, which have `lengths[e]` tokens (all `[E]`), in order.
 
-    Of a stage in which any has another length no ids are copied; whoever compares the lengths will see. The ids lie in
-    `room`. DataError where a stage has no such example.
+    Of a record batch in which any has another length no ids are copied; whoever compares the lengths will see. The ids
+    lie in `room`. DataError where a stage has no such example.
     """
     offsets = offsets_of(lengths.astype(np.int64))
     ids = (room or Room()).array("ids", int(offsets[-1]))
     found = lengths.copy()
     counts, spans, weights = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int32)], [np.zeros(0, np.float32)]
-    groups = _groups(partition)
-    for number, places in groups:
-        stage, wanted = stages[number], index[places]
-        stage.require(wanted)
-        found[places] = stage.lengths[wanted]
+    gathered = [np.zeros(0, np.intp)]
+    for places, part, wanted in _parts(stages, partition, index):
+        found[places] = part.lengths(wanted)
         if np.array_equal(found[places], lengths[places]):
-            stage.copy_ids(wanted, ids, offsets[places])
-        own = stage.spans_of(wanted)
+            part.copy_ids(wanted, ids, offsets[places])
+        own = part.spans_of(wanted)
         counts.append(own[0])
         spans.append(own[1])
         weights.append(own[2])
-    order = np.argsort(np.concatenate([np.zeros(0, np.int64), *(places for _, places in groups)]))
+        gathered.append(places)
+    order = np.argsort(np.concatenate(gathered))
     sizes = np.concatenate(counts)
     which = ranges(offsets_of(sizes)[:-1][order], sizes[order])
     return Gathered(
@@ -136,10 +135,8 @@ def gather(
 def lengths_of(stages: Stages, partition: Int32Array, index: Int32Array) -> Int32Array:
     """`[E]` the tokens of the examples `index[e]` of the stages `partition[e]`. DataError as `gather`."""
     lengths = np.zeros(len(index), np.int32)
-    for number, places in _groups(partition):
-        stage = stages[number]
-        stage.require(index[places])
-        lengths[places] = stage.lengths[index[places]]
+    for places, part, wanted in _parts(stages, partition, index):
+        lengths[places] = part.lengths(wanted)
     return lengths
 
 
@@ -176,6 +173,18 @@ def _bounds(examples: Gathered) -> Int64Array:
     starts = offsets_of(examples.lengths.astype(np.int64))[:-1]
     bounds: Int64Array = examples.spans + np.repeat(starts, examples.span_counts)[:, None]
     return bounds
+
+
+def _parts(
+    stages: Stages, partition: Int32Array, index: Int32Array
+) -> Iterator[tuple[NDArray[np.intp], Part, Int32Array]]:
+    """The record batches that the examples `index[e]` of the stages `partition[e]` lie in.
+
+    Of each the examples in it, as places in `index`, and their places in the batch.
+    """
+    for number, places in _groups(partition):
+        for part, held, own in stages[number].parts(index[places]):
+            yield places[held], part, own
 
 
 def _groups(keys: NDArray[Any]) -> list[tuple[int, NDArray[np.intp]]]:

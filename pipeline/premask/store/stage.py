@@ -7,9 +7,8 @@ carries its checksum, and a torn one is made again.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +29,8 @@ from premask.store.lists import (
     values_of,
     view,
 )
+
+Places: TypeAlias = NDArray[np.intp] | slice
 
 DIGEST_BYTES = 16
 
@@ -112,7 +113,7 @@ class Stage:
     def __len__(self) -> int:
         return sum(map(len, self._batches))
 
-    @cached_property
+    @property
     def lengths(self) -> Int32Array:
         """`[N]` tokens of every example."""
         return self._column("length", np.int32)
@@ -148,23 +149,23 @@ class Stage:
         """Whether any span has a weight other than 1."""
         return any(bool((values_of(batch.column("span_weights")) != 1).any()) for batch in self._batches)
 
-    def copy_ids(self, index: Int32Array, out: Int32Array, at: Int64Array) -> None:
-        """Copy the ids of the examples `index` `[E]` into `out` `[T]`, each to the place `at` `[E]`."""
-        whole = memoryview(self._whole)
-        source, target = whole[: len(whole) // 4 * 4].cast("i"), out.data
-        lengths = self.lengths[index]
-        bounds = (at, at + lengths, self._places[index], self._places[index] + lengths)
-        for first, last, start, end in zip(*(bound.tolist() for bound in bounds), strict=True):
-            target[first:last] = source[start:end]
+    def parts(self, index: Int32Array) -> "Iterator[tuple[Part, Places, Int32Array]]":
+        """By record batch, which of the examples `index` `[E]` it holds (places in `index`), and their places in it.
 
-    def spans_of(self, index: Int32Array) -> tuple[Int64Array, Int32Array, Float32Array]:
-        """How many spans the examples `index` `[E]` have, the spans `[S, 2]` and their weights `[S]`, in order."""
-        offsets, spans, weights = self._spans
-        counts = offsets[index + 1] - offsets[index]
-        which = ranges(offsets[index], counts)
-        return counts, spans[which], weights[which]
+        DataError for an example that is not there.
+        """
+        self._require(index)
+        if len(self._batches) == 1:
+            yield Part(self._batches[0], self._whole), slice(None), index
+            return
+        firsts = running(np.array([*map(len, self._batches)], np.int64))
+        held = np.searchsorted(firsts, index, "right") - 1
+        for number in np.flatnonzero(np.bincount(held)).tolist():
+            places = np.flatnonzero(held == number)
+            own = (index[places] - firsts[number]).astype(np.int32)
+            yield Part(self._batches[number], self._whole), places, own
 
-    def require(self, index: Int32Array) -> None:
+    def _require(self, index: Int32Array) -> None:
         """DataError for an index that is not there."""
         if len(index) and not 0 <= index.min() <= index.max() < len(self):
             raise DataError(
@@ -172,28 +173,42 @@ class Stage:
                 " the plan belongs to another run: run again with --fresh"
             )
 
-    @cached_property
-    def _places(self) -> Int64Array:
-        """`[N]` where in the file the ids of every example begin, in units of an id."""
-        parts: list[Int64Array] = []
-        for column in (batch.column("input_ids") for batch in self._batches):
-            values = column.values.buffers()[1]  # none where there are no ids
-            first = values.address - self._whole.address if values else 0
-            parts.append(offsets_of(column)[:-1] + first // 4)  # Arrow aligns to 8 bytes
-        return _joined(parts, np.int64)
-
-    @cached_property
-    def _spans(self) -> tuple[Int64Array, Int32Array, Float32Array]:
-        """First span of every example and the number of all `[N + 1]`; the spans and their weights."""
-        columns = [(batch.column("spans"), batch.column("span_weights")) for batch in self._batches]
-        pairs = [pairs_of(spans) for spans, _ in columns] or [np.zeros((0, 2), np.int32)]
-        bases = running(np.array([len(part) for part in pairs]))
-        firsts = [offsets_of(spans)[:-1] + base for (spans, _), base in zip(columns, bases[:-1].tolist(), strict=False)]
-        offsets = np.append(_joined(firsts, np.int64), bases[-1])
-        return offsets, _joined(pairs, np.int32), _joined([values_of(weights) for _, weights in columns], np.float32)
-
     def _column(self, name: str, dtype: type[np.generic]) -> NDArray[Any]:
         return _joined([view(batch.column(name)) for batch in self._batches], dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One record batch of a stage file: views of it, so that little is read but what is asked for."""
+
+    batch: pa.RecordBatch
+    whole: pa.Buffer
+    """The file, whose memory the batch's columns lie in."""
+
+    def lengths(self, index: Int32Array) -> Int32Array:
+        """`[E]` tokens of the examples `index` `[E]`."""
+        lengths: Int32Array = view(self.batch.column("length"))[index]
+        return lengths
+
+    def copy_ids(self, index: Int32Array, out: Int32Array, at: Int64Array) -> None:
+        """Copy the ids of the examples `index` `[E]` into `out` `[T]`, each to the place `at` `[E]`."""
+        column = self.batch.column("input_ids")
+        values = column.values.buffers()[1]  # none where there are no ids
+        base = (values.address - self.whole.address) // 4 if values else 0  # Arrow aligns to 8 bytes
+        starts, lengths = offsets_of(column)[index] + base, self.lengths(index)
+        memory = memoryview(self.whole)
+        source, target = memory[: len(memory) // 4 * 4].cast("i"), out.data
+        bounds = (at, at + lengths, starts, starts + lengths)
+        for first, last, start, end in zip(*(bound.tolist() for bound in bounds), strict=True):
+            target[first:last] = source[start:end]
+
+    def spans_of(self, index: Int32Array) -> tuple[Int64Array, Int32Array, Float32Array]:
+        """How many spans the examples `index` `[E]` have, the spans `[S, 2]` and their weights `[S]`, in order."""
+        spans, weights = self.batch.column("spans"), self.batch.column("span_weights")
+        offsets = offsets_of(spans)
+        counts = offsets[index + 1] - offsets[index]
+        which = ranges(offsets[index], counts)
+        return counts, pairs_of(spans)[which], values_of(weights)[which]
 
 
 def _joined(parts: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:

@@ -114,7 +114,7 @@ def test_the_size_of_partitions_changes_no_shard(
         }
 
 
-@pytest.mark.parametrize(("size", "times"), [(0, 1), (2**28, 1), (2**30, 2), (2**34, 8), (2**50, 8)])
+@pytest.mark.parametrize(("size", "times"), [(0, 1), (2**28, 1), (2**30, 2), (2**32, 4), (2**50, 4)])
 def test_partitions_and_shards_grow_with_the_root_of_the_sources(size: int, times: int) -> None:
     assert MODULE.sizes_for(size) == {"partition_bytes": times * 2**23, "shard_tokens": times * 2**21}
     assert MODULE.sizes_for(size)["partition_bytes"] <= MODULE.sizes_for(size + 2**20)["partition_bytes"]

@@ -51,8 +51,8 @@ SHARD_TOKENS = 2**21
 USUAL_BYTES = 2**28
 """Sources up to which partitions and shards have these sizes (`sizes_for`)."""
 
-GROWN = 8
-"""So many times as large they become at the most: a worker has room for the tokens of one shard, or two."""
+GROWN = 4
+"""So many times as large they become at the most, at 4 GB: a worker holds the tokens of a shard."""
 
 WORKER_BYTES = 8 * 2**20
 """Sources that a worker should have to itself: masking less takes no longer than starting one more process."""

@@ -1,5 +1,6 @@
 """best_fit, sequential and lower_bound against the textbook loops that define them."""
 
+import importlib
 from bisect import bisect_left, insort
 
 import numpy as np
@@ -8,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from premask.errors import DataError
-from premask.pack.best_fit import best_fit, lower_bound, sequential, stable_order
+from premask.pack.best_fit import best_fit, lower_bound, order_by, sequential, stable_order
+
+MODULE = importlib.import_module("premask.pack.best_fit")
 
 
 @st.composite
@@ -131,3 +134,13 @@ def test_stable_order_is_a_stable_argsort(keys):
     array = np.array(keys, np.int64)
     expected = np.argsort(array, kind="stable")
     assert stable_order(array.copy()).tolist() == expected.tolist()
+
+
+@given(st.lists(st.integers(0, 9), max_size=60), st.integers(1, 70), st.sampled_from([10, 20, 2**16, 2**16 + 1, 2**40]))
+def test_keys_are_ordered_as_by_a_stable_argsort(keys, chunk, below):
+    array = np.array(keys, np.int64) * (below // 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MODULE, "COUNTED", chunk)
+        found = order_by(array.copy(), below)
+    assert found.tolist() == np.argsort(array, kind="stable").tolist()
+    assert found.dtype == np.int32

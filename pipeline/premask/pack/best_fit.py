@@ -6,8 +6,8 @@ still fits. It is worked out on the histogram of the lengths, as in shortest-pac
 equal examples into many equal packs. As lengths only fall, the rooms that still count form a stack with the tightest on
 top, and no search tree is needed. The packs come out exactly as many as by the textbook loop.
 
-Cost: O(capacity + D log capacity) steps of Python for D distinct lengths, and one sort of N int64; a million examples
-take about 0.07 s and 12 bytes each beside the lengths. tests/bench/packing.py measures it.
+Cost: O(capacity + D log capacity) steps of Python for D distinct lengths, and one sort of N keys; a million examples
+take about 0.04 s and 12 bytes each beside the lengths. tests/bench/packing.py measures it.
 
 Quality: within 0.1 % of the lower bound on chat-like mixes, near-half ones included. Where nearly all lengths lie close
 to a third of the capacity it needs up to 7 % more: it pairs the longest first and no third one fits.
@@ -19,10 +19,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from premask.dtypes import Int32Array, Int64Array
+from premask.dtypes import Int32Array, Int64Array, offsets_of
 from premask.errors import DataError
 
 S = TypeVar("S", bound=np.generic)
+
+COUNTED = 2**14
+"""Keys that are counted at a time, at least."""
 
 CHUNK = 2**16
 """Examples gathered or scattered at a time: numpy turns all their numbers into int64 first, 8 bytes each."""
@@ -39,7 +42,7 @@ def best_fit(lengths: Int32Array, capacity: int) -> Int32Array:
         return np.zeros(0, np.int32)
     counts = np.bincount(lengths, minlength=capacity + 1)
     steps = np.array(_fill(counts, capacity)).T
-    order = stable_order(np.subtract(capacity, lengths, dtype=np.int64)).astype(np.int32)
+    order = order_by(np.subtract(capacity, lengths, dtype=np.int64), capacity)
     by_falling_length = _expand(*steps)
     pack = np.empty(len(lengths), np.int32)
     for start in range(0, len(order), CHUNK):
@@ -147,6 +150,27 @@ def check_lengths(lengths: Int32Array, capacity: int) -> None:
             f"example {bad[0]}: expected 1 to {capacity} tokens, found {lengths[bad[0]]}"
             f" ({len(bad)} such examples); apply an overflow policy before packing"
         )
+
+
+def order_by(keys: Int64Array, below: int) -> Int32Array:
+    """`np.argsort(keys, kind="stable")`, `[N]` int32, for keys from 0 and under `below`; they may be overwritten.
+
+    Keys of 16 bits are counted, chunk by chunk, each of them put in order by numpy's radix sort: a third of the time of
+    a sort that compares, and bounded memory beside the result.
+    """
+    if below > 2**16:
+        return stable_order(keys).astype(np.int32)
+    size = max(below // 4, COUNTED)
+    chunks = [slice(start, start + size) for start in range(0, len(keys), size)]
+    counts = sum((np.bincount(keys[chunk], minlength=below) for chunk in chunks), np.zeros(below, np.int64))
+    order, following = np.empty(len(keys), np.int32), offsets_of(counts)[:-1]  # where the next of every key goes
+    for chunk in chunks:
+        some = keys[chunk].astype(np.uint16)
+        own, counts = np.argsort(some, kind="stable"), np.bincount(some, minlength=below)
+        places = np.arange(len(own)) + np.repeat(following - offsets_of(counts)[:-1], counts)
+        order[places] = own + chunk.start
+        following += counts
+    return order
 
 
 def stable_order(keys: Int64Array) -> Int64Array:

@@ -18,7 +18,7 @@ import numpy as np
 
 from premask.dtypes import BoolArray, Int32Array, Int64Array
 from premask.errors import DataError, UsageError
-from premask.pack.best_fit import best_fit, gather, lower_bound, stable_order
+from premask.pack.best_fit import best_fit, gather, lower_bound, order_by, stable_order
 
 Packer = Callable[[Int32Array, int], Int32Array]
 """Lengths `[N]` and a capacity -> pack numbers `[N]`, 0 up to the number of packs, none empty."""
@@ -194,7 +194,7 @@ def _pack(
     written = _by_first_example(pack, len(sizes)) if seed is None else shuffle(len(sizes), seed)
     keys = gather(_inverse(written), pack)
     del pack
-    return stable_order(keys).astype(np.int32), sizes[written], bound
+    return order_by(keys, len(sizes)), sizes[written], bound
 
 
 def _apart(lengths: Int32Array, parts: Sequence[int], capacity: int, packer: Packer) -> Int32Array:
@@ -211,7 +211,7 @@ def _by_first_example(pack: Int32Array, count: int) -> Int32Array:
     """The packs `[count]` in the order in which their first examples come in `pack` `[M]`."""
     first = np.zeros(count, np.int64)
     first[pack[::-1]] = np.arange(len(pack) - 1, -1, -1, dtype=np.int32)  # the last assignment stays
-    return stable_order(first).astype(np.int32)
+    return order_by(first, len(pack))
 
 
 def shuffle(count: int, seed: int | Sequence[int] | None) -> Int32Array:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import importlib
 import io
 import json
@@ -101,6 +102,7 @@ def tiny_disk(folder: Path, size: str) -> Iterator[None]:
     try:
         yield
     finally:
+        gc.collect()  # the frames of an error, and files they map, go when cycles are looked for
         subprocess.run(["umount", str(folder)], check=True)
 
 

@@ -254,7 +254,7 @@ def test_workers_of_a_killed_server_are_replaced(tmp_path: Path) -> None:
 def test_a_worker_that_cannot_be_forked(tmp_path: Path) -> None:
     with Crew(2) as crew:
         crew.start(make("opening", "forbid_forks"), 2)
-        with pytest.raises(MachineError, match=r"item 0: its worker died 3 times, the last one could not be started"):
+        with pytest.raises(MachineError, match=r"item \d: its worker died 3 times, the last one could not be started"):
             crew.perform(squares(2))
 
 

@@ -121,7 +121,8 @@ def sizes_for(size: int) -> dict[str, int]:
     """Bytes of a partition and tokens of a shard, for sources of `size` bytes.
 
     Every shard draws on every partition: were both of one size whatever there is, the pairs of them would grow with the
-    square of it, and gathering with them. So each grows with the root, and what a token costs stays the same.
+    square of it, and gathering with them. So each grows with the root, and what a token costs stays the same, until
+    they are `GROWN`.
     """
     most = GROWN * PARTITION_BYTES
     grown = math.isqrt(size * PARTITION_BYTES * PARTITION_BYTES // USUAL_BYTES)

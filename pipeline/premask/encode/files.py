@@ -157,7 +157,7 @@ class _Folder:
         return text.replace("\r\n", "\n").replace("\r", "\n")  # as Python's text mode, through which transformers reads
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)  # a tokenizer has five such files at the most
 def parsed(raw: bytes) -> Any:
     """The JSON of a tokenizer's file, the same object for the same bytes: not to be changed."""
     return orjson.loads(raw)

@@ -161,14 +161,13 @@ def order_by(keys: Int64Array, below: int) -> Int32Array:
     if below > 2**16:
         return stable_order(keys).astype(np.int32)
     size = max(below // 4, COUNTED)
-    chunks = [slice(start, start + size) for start in range(0, len(keys), size)]
-    counts = sum((np.bincount(keys[chunk], minlength=below) for chunk in chunks), np.zeros(below, np.int64))
-    order, following = np.empty(len(keys), np.int32), offsets_of(counts)[:-1]  # where the next of every key goes
-    for chunk in chunks:
-        some = keys[chunk].astype(np.uint16)
-        own, counts = np.argsort(some, kind="stable"), np.bincount(some, minlength=below)
+    following = offsets_of(np.bincount(keys, minlength=below))[:-1]  # where the next of every key goes
+    order = np.empty(len(keys), np.int32)
+    for start in range(0, len(keys), size):
+        chunk = keys[start : start + size].astype(np.uint16)
+        own, counts = np.argsort(chunk, kind="stable"), np.bincount(chunk, minlength=below)
         places = np.arange(len(own)) + np.repeat(following - offsets_of(counts)[:-1], counts)
-        order[places] = own + chunk.start
+        order[places] = own + start
         following += counts
     return order
 

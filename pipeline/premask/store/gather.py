@@ -112,9 +112,9 @@ def gather(
     counts, spans, weights = [np.zeros(0, np.int64)], [np.zeros((0, 2), np.int32)], [np.zeros(0, np.float32)]
     gathered = [np.zeros(0, np.intp)]
     for places, part, wanted in _parts(stages, partition, index):
-        found[places] = part.lengths(wanted)
-        if np.array_equal(found[places], lengths[places]):
-            part.copy_ids(wanted, ids, offsets[places])
+        found[places] = own_lengths = part.lengths(wanted)
+        if np.array_equal(own_lengths, lengths[places]):
+            part.copy_ids(wanted, own_lengths, ids, offsets[places])
         own = part.spans_of(wanted)
         counts.append(own[0])
         spans.append(own[1])

@@ -190,12 +190,12 @@ class Part:
         lengths: Int32Array = view(self.batch.column("length"))[index]
         return lengths
 
-    def copy_ids(self, index: Int32Array, out: Int32Array, at: Int64Array) -> None:
-        """Copy the ids of the examples `index` `[E]` into `out` `[T]`, each to the place `at` `[E]`."""
+    def copy_ids(self, index: Int32Array, lengths: Int32Array, out: Int32Array, at: Int64Array) -> None:
+        """Copy the ids of the examples `index`, of `lengths` (both `[E]`), to the places `at` `[E]` of `out` `[T]`."""
         column = self.batch.column("input_ids")
         values = column.values.buffers()[1]  # none where there are no ids
         base = (values.address - self.whole.address) // 4 if values else 0  # Arrow aligns to 8 bytes
-        starts, lengths = offsets_of(column)[index] + base, self.lengths(index)
+        starts = offsets_of(column)[index] + base
         memory = memoryview(self.whole)
         source, target = memory[: len(memory) // 4 * 4].cast("i"), out.data
         bounds = (at, at + lengths, starts, starts + lengths)

@@ -152,7 +152,9 @@ def test_honest_rows_survive(template_name, what, masker_of, template_of, oracle
 def test_any_text(name, masker_of, template_of, families, oracles):
     """Hypothesis, for what a seeded generator does not think of."""
     forged, halves = spelt(masker_of(name), families, name)
-    pieces = st.one_of(st.sampled_from([*forged, *halves, *BLANKS, *WORDS]), st.text(max_size=4))
+    stand_ins = "".join(map(chr, range(0xF0000, 0xF1000)))  # of control tokens: a row that holds both is rejected
+    other = st.text(st.characters(codec="utf-8", exclude_characters=stand_ins), max_size=4)
+    pieces = st.one_of(st.sampled_from([*forged, *halves, *BLANKS, *WORDS]), other)
     texts = st.lists(pieces, max_size=5).map("".join)
 
     @settings(deadline=None, max_examples=40)
